@@ -109,21 +109,21 @@ def run_bench(session: nox.Session, *names: str) -> None:
 def tally(report: Path) -> Counter[str]:
     """Outcomes in a JUnit file; a run that left none (no environment, no collection) counts as one error."""
     if not report.exists():
-        return Counter(error=1)
+        return Counter(errors=1)
     suites = [suite.attrib for suite in ElementTree.parse(report).iter("testsuite")]
-    counts = Counter(
-        failed=sum(int(suite["failures"]) for suite in suites),
-        skipped=sum(int(suite["skipped"]) for suite in suites),
-        error=sum(int(suite["errors"]) for suite in suites),
-    )
+    kinds = {"failed": "failures", "skipped": "skipped", "errors": "errors"}
+    counts = Counter({kind: sum(int(suite[key]) for suite in suites) for kind, key in kinds.items()})
     counts["passed"] = sum(int(suite["tests"]) for suite in suites) - counts.total()
     return counts
 
 
 def closing_line(counts: Counter[str], seconds: float) -> str:
     """What pytest itself would print last."""
-    words = [f"{counts[kind]} {kind}" for kind in ("failed", "passed", "skipped", "errors") if counts[kind]]
-    return f"{', '.join(words) or 'no tests ran'} in {seconds:.2f}s".replace("1 errors", "1 error")
+    kinds = ("failed", "passed", "skipped", "errors")
+    words = [f"{counts[kind]} {kind}" for kind in kinds if counts[kind]]
+    if counts["errors"] == 1:
+        words[-1] = "1 error"
+    return f"{', '.join(words) or 'no tests ran'} in {seconds:.2f}s"
 
 
 def wheel_faults(wheel: Path) -> list[str]:

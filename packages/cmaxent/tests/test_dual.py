@@ -170,6 +170,19 @@ def test_tiny_probability_is_resolved_not_declared_zero(m):
     assert_allclose(s.multipliers[0], np.log(3 * m / (1 - m)), rtol=1e-4)
 
 
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.integers(1, 4), st.integers(2, 6), st.integers(1, 5))
+def test_moments_of_laws_with_vanishing_probabilities_are_met(seed, n_w, n_v, J):
+    rng = np.random.default_rng(seed)
+    f, w = rng.normal(size=(n_w, n_v, J)), rng.dirichlet(np.ones(n_w))
+    p = rng.dirichlet(np.full(n_v, 0.03), size=n_w)  # probabilities down to 1e-100
+    s = solve_conditional(f, moments(f, w, p), w, np.zeros(n_v))
+    q = conditional(f, s, np.zeros(n_v))
+    assert_allclose(moments(f, w, q), moments(f, w, p), atol=1e-7)
+    entropy = -(w @ np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=1))
+    assert s.entropy >= entropy - 1e-7
+
+
 def test_redundant_features_get_minimum_norm_multipliers_and_the_same_density():
     f, w, m, _ = random_problem(1)
     plain = solve_conditional(f, m, w, np.zeros(5))

@@ -132,28 +132,11 @@ def solve_conditional(
     outcome = _newton(problem, np.zeros(len(problem.names)) if start is None else np.asarray(start, float))
     if outcome.converged:
         return _solution(problem, outcome, recession=None)
-    # lambda itself often proves infeasibility, as D(lambda) falls without bound along it.
-    if not problem.programme_fits:
-        unit = outcome.scaled / max(1.0, float(np.abs(outcome.scaled).max(initial=0.0)))
-        if problem.farkas_gap(unit) > _FEASIBILITY_TOLERANCE and not problem.omega.any():
-            raise _infeasible(problem, unit)
-        raise ConvergenceError(
-            f"{_stopped(problem, outcome)}; the problem is too large for the linear programme that would say why"
-        )
-    certificate = _phase_one(problem, range(len(problem.names)))
-    if certificate is not None:
-        raise _infeasible(problem, _irreducible(problem, certificate))
-    support, recession = _maximal_support(problem)
-    if support.all():
-        raise ConvergenceError(
-            f"{_stopped(problem, outcome)} although the moments are feasible: they lie too close to the boundary for "
-            "double precision"
-        )
-    on_face = replace(problem, support=support)
-    outcome = _newton(on_face, np.zeros(len(problem.names)))
-    if not outcome.converged:
-        raise ConvergenceError(f"{_stopped(problem, outcome)} on the boundary of what is possible")
-    return _solution(on_face, outcome, recession)
+    # Moments met while lambda runs off: some probabilities vanish, or are too small to resolve.
+    on_boundary = _on_boundary(problem, outcome) if outcome.residual <= 1e-6 else None
+    if on_boundary is None and outcome.residual > 10 * _GRADIENT_TOLERANCE:
+        raise _explained(problem, outcome)
+    return on_boundary or _solution(problem, outcome, recession=None)
 
 
 # --- the problem in standardised features -----------------------------------------------------------------
@@ -269,6 +252,14 @@ class _Problem:
         """u . m - E_W max_v u . f; positive only if the moments are impossible."""
         return -sum(float(self.weights[rows] @ (f @ scaled).max(axis=1)) for rows, f, _ in self.blocks())
 
+    def probabilities(self, scaled: Array) -> Array:
+        """(n_w, n_v) p(v|w)."""
+        out = np.empty((len(self.weights), len(self.log_base)))
+        for rows, f, base in self.blocks():
+            logs = f @ scaled + base
+            out[rows] = np.exp(logs - logsumexp(logs, axis=1, keepdims=True))
+        return out
+
     def log_partition(self, multipliers: Array) -> Array:
         """(n_w,) log Z(w) of multipliers in the user's units."""
         scaled, out = multipliers * self.scale, np.empty(len(self.weights))
@@ -339,9 +330,10 @@ def _size(gradient: Array, flat: Array) -> float:
 
 def _newton_step(hessian: Array, slope: Array) -> Array | None:
     """Hessian^-1 slope; None where D is flat to working precision."""
-    size = np.sqrt(np.diag(hessian))
-    if not (size > 1e-150).all():
+    variance = np.diag(hessian)
+    if not (variance > 1e-300).all():
         return None
+    size = np.sqrt(variance)
     correlation = hessian / np.outer(size, size)
     for ridge in (0.0, 1e-15, 1e-13, 1e-11, 1e-9):
         try:
@@ -404,12 +396,20 @@ def _solution(problem: _Problem, outcome: _Outcome, recession: Array | None) -> 
 # --- linear programmes: why there is no finite minimiser --------------------------------------------------
 
 
-def _rows(problem: _Problem) -> sparse.csr_array:
-    """Equality rows over q(w, v) = weights p(v|w): sums over v, then standardised moments."""
-    n_w, n_v = len(problem.weights), len(problem.log_base)
-    moments = np.concatenate([f.reshape(-1, f.shape[2]) for _, f, _ in problem.blocks()]).T
-    sums = sparse.kron(sparse.eye_array(n_w), np.ones((1, n_v)))
-    return sparse.vstack([sums, sparse.csr_array(moments)]).tocsr()
+def _explained(problem: _Problem, outcome: _Outcome) -> CMaxEntError:
+    """Why Newton's method did not meet the moments."""
+    # lambda itself often proves that they are impossible: D falls without bound along it.
+    certificate = outcome.scaled / max(1.0, float(np.abs(outcome.scaled).max(initial=0.0)))
+    if problem.omega.any() or problem.farkas_gap(certificate) <= _FEASIBILITY_TOLERANCE:
+        certificate = np.zeros(len(problem.names))
+    if problem.programme_fits:
+        sparser = _phase_one(problem, range(len(problem.names)))
+        certificate = certificate if sparser is None else _irreducible(problem, sparser)
+    if certificate.any():
+        return _infeasible(problem, certificate)
+    return ConvergenceError(
+        f"{_stopped(problem, outcome)}; the moments are on or very near the boundary of what is possible"
+    )
 
 
 def _phase_one(problem: _Problem, kept: Sequence[int]) -> Array | None:
@@ -419,25 +419,24 @@ def _phase_one(problem: _Problem, kept: Sequence[int]) -> Array | None:
     -E_W max_v u . f = minimum > 0 exactly when the moments (targets zero) are impossible.
     """
     kept = list(kept)
-    n_w, J = len(problem.weights), len(kept)
-    matrix = _rows(problem)
-    matrix = matrix[[*range(n_w), *(n_w + j for j in kept)]]
-    n = matrix.shape[1]
+    n_w, n_v, J = len(problem.weights), len(problem.log_base), len(kept)
+    moments = np.concatenate([f[..., kept].reshape(f.shape[0] * n_v, J) for _, f, _ in problem.blocks()]).T
+    sums = sparse.kron(sparse.eye_array(n_w), np.ones((1, n_v)))
     pad = sparse.csr_array((n_w, J))
     slack = sparse.vstack([pad, sparse.eye_array(J)])
     soft = sparse.vstack([pad, sparse.csr_array(problem.omega[np.ix_(kept, kept)])])
-    result = _optimum(
-        c=np.concatenate([np.zeros(n), np.ones(2 * J), np.zeros(J)]),
-        A_eq=sparse.hstack([matrix, slack, -slack, soft]).tocsr(),
+    result = _linear_programme(
+        c=np.concatenate([np.zeros(n_w * n_v), np.ones(2 * J), np.zeros(J)]),
+        A_eq=sparse.hstack([sparse.vstack([sums, sparse.csr_array(moments)]), slack, -slack, soft]).tocsr(),
         b_eq=np.concatenate([problem.weights, np.zeros(J)]),
-        bounds=np.array([(0, np.inf)] * (n + 2 * J) + [(-np.inf, np.inf)] * J),
+        bounds=np.array([(0, np.inf)] * (n_w * n_v + 2 * J) + [(-np.inf, np.inf)] * J),
     )
-    if result.fun <= _FEASIBILITY_TOLERANCE:
+    if result is None or result.fun <= _FEASIBILITY_TOLERANCE:
         return None
     certificate = np.zeros(len(problem.names))
     certificate[kept] = result.eqlin.marginals[n_w:]
     certificate[np.abs(certificate) < 1e-9] = 0.0
-    return certificate
+    return certificate if problem.farkas_gap(certificate) > 0 else None
 
 
 def _irreducible(problem: _Problem, certificate: Array) -> Array:
@@ -449,35 +448,55 @@ def _irreducible(problem: _Problem, certificate: Array) -> Array:
     return certificate
 
 
-def _maximal_support(problem: _Problem) -> tuple[NDArray[np.bool_], Array]:
-    """Which points get positive probability in some solution, and a vector that exposes the face they span.
+def _on_boundary(problem: _Problem, outcome: _Outcome) -> DualSolution | None:
+    """The solution on a face of the moment polytope, if a linear programme exposes one that holds the moments.
 
-    One programme: maximise the sum of s, 0 <= s <= 1, over q = r + s in the cone of t times the solutions. Large
-    t lifts every possible point to s = 1. The dual variables u of the moments have u . f maximal exactly on the
-    support, by at least one.
+    Newton's method drives structural zeros to 1e-15. Points that got that far are zeros of *every* solution if a vector
+    u exists with u . f maximal over v at all other points, lower (by at least one) at these, and u . m its mean
+    maximum. That the dual on the rest has a finite minimiser shows that no other point has to vanish.
     """
-    n_w, n_v, J = len(problem.weights), len(problem.log_base), len(problem.names)
-    matrix = _rows(problem)
-    n = matrix.shape[1]
-    multiple = sparse.csr_array(-np.concatenate([problem.weights, np.zeros(J)])[:, None])
-    soft = sparse.vstack([sparse.csr_array((n_w, J)), sparse.csr_array(problem.omega)])
-    result = _optimum(
-        c=np.concatenate([np.zeros(n), -np.ones(n), np.zeros(1 + J)]),
-        A_eq=sparse.hstack([matrix, matrix, multiple, soft]).tocsr(),
-        b_eq=np.zeros(n_w + J),
-        bounds=np.array([(0, np.inf)] * n + [(0, 1)] * n + [(0, np.inf)] + [(-np.inf, np.inf)] * J),
-    )
-    support = result.x[n : 2 * n].reshape(n_w, n_v) > 0.5
-    return support, result.eqlin.marginals[n_w:]
+    if not problem.programme_fits:
+        return None
+    p = problem.probabilities(outcome.scaled)
+    for threshold in (1e-13, 1e-11, 1e-9, 1e-7):
+        support = p > threshold
+        if support.all() or not support.any(axis=1).all():
+            continue
+        recession = _exposing(problem, support)
+        if recession is None or problem.farkas_gap(recession) < -_FEASIBILITY_TOLERANCE:
+            continue
+        face = replace(problem, support=support)
+        inner = _newton(face, np.zeros(len(problem.names)))
+        if inner.converged:
+            return _solution(face, inner, recession)
+    return None
 
 
-def _optimum(**programme: object) -> OptimizeResult:
-    result = linprog(
-        method="highs", options={"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}, **programme
+def _exposing(problem: _Problem, support: NDArray[np.bool_]) -> Array | None:
+    """The sparsest u (least sum of |u_j|, scaled coordinates) with max_v u . f attained on exactly ``support``."""
+    n_w, n_v = support.shape
+    J = len(problem.names)
+    moments = np.concatenate([f.reshape(f.shape[0] * n_v, J) for _, f, _ in problem.blocks()])
+    top = sparse.kron(sparse.eye_array(n_w), np.ones((n_v, 1))).tocsr()
+    rows = sparse.hstack([sparse.csr_array(moments), sparse.csr_array(-moments), -top]).tocsr()
+    inside = support.ravel()
+    flat = sparse.csr_array(np.hstack([problem.omega, -problem.omega, np.zeros((J, n_w))]))  # slack bounds lambda
+    result = _linear_programme(
+        c=np.concatenate([np.ones(2 * J), np.zeros(n_w)]),
+        A_ub=rows[~inside],
+        b_ub=-np.ones(int((~inside).sum())),
+        A_eq=sparse.vstack([rows[inside], flat]),
+        b_eq=np.zeros(int(inside.sum()) + J),
+        bounds=np.array([(0, np.inf)] * (2 * J) + [(-np.inf, np.inf)] * n_w),
     )
-    if result.status != 0:
-        raise ConvergenceError(f"the feasibility programme failed: {result.message}")
-    return result
+    return None if result is None else result.x[:J] - result.x[J : 2 * J]
+
+
+def _linear_programme(**programme: object) -> OptimizeResult | None:
+    """An optimal solution by HiGHS; None if there is none."""
+    tolerances = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
+    result = linprog(method="highs", options=tolerances, **programme)
+    return result if result.status == 0 else None
 
 
 # --- messages ---------------------------------------------------------------------------------------------
@@ -498,8 +517,6 @@ def _infeasible(problem: _Problem, certificate: Array) -> InfeasibleConstraintsE
     u = certificate / problem.scale
     u /= np.abs(u).max()
     gap = problem.farkas_gap(u * problem.scale)
-    if gap <= 0:
-        raise ConvergenceError("the feasibility programme contradicts its certificate: the moments are on the boundary")
     value = float(u @ problem.targets)
     if len(names) == 1:
         # One constraint alone: say which values it could have.

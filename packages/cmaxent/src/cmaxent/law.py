@@ -19,7 +19,8 @@ from scipy.special import logsumexp
 from scipy.stats import qmc
 
 from .errors import CMaxEntError, StateSpaceTooLargeError
-from .factors import Array, Factor, Nodes, PointMass, Values, label_codes, product_nodes
+from .factors import Array, Factor, PointMass, Values, label_codes
+from .tilted import Nodes, product_nodes
 
 LARGEST_TABLE = 1 << 22  # entries of an intermediate table of variable elimination (32 MiB)
 _LARGEST_INTEGRAL = 1 << 12  # nodes over which one conditional expectation sums; beyond, quasi-Monte-Carlo
@@ -106,8 +107,12 @@ class Law:
     # --- points -----------------------------------------------------------------------------------------
 
     def points(self, variables: Sequence[str]) -> tuple[dict[str, NDArray[Any]], Array]:
-        """Weighted points of the joint law of ``variables``: values (n,) of each, and weights (n,) that sum to one."""
-        if self.has_tables(variables):
+        """Weighted points of the joint law of ``variables``: values (n,) of each, and weights (n,) that sum to one.
+
+        The product of their nodes where it is small enough to enumerate, else a Sobol sample (which then also has
+        the other ancestors' values).
+        """
+        if self.has_tables(variables) and prod(len(self.nodes[v]) for v in variables) <= LARGEST_TABLE:
             grid = product_nodes([self.nodes[v] for v in variables])
             return dict(grid.values), self.marginal(variables).ravel()
         factors = [self.factors[i] for i in self.ancestry(variables)]

@@ -28,24 +28,16 @@ from .errors import (
     StateSpaceTooLargeError,
     UnboundedEntropyError,
 )
-from .factors import (
-    Array,
-    Nodes,
-    TableFactor,
-    TiltedFactor,
-    Values,
-    distinct_rows,
-    label_array,
-    product_nodes,
-)
+from .factors import Array, TableFactor, Values, distinct_rows, label_array
 from .law import Conditional, Law, sobol
+from .tilted import Nodes, TiltedFactor, product_nodes
 
 LARGEST_ENUMERATION = 1 << 16  # discrete states of a block and its parents, or of a whole table
 _LARGEST_GRID = 1 << 19  # quadrature nodes of a block times those of its parents
 _CACHED = 1 << 23  # numbers of features kept rather than recomputed in each Newton step (64 MiB)
 _NEGLIGIBLE = 1e-25  # probability of a conditioning point that is left out
 _SIZES = (48, 72, 96, 144, 192, 288, 384, 576, 768, 1152, 1536)  # nodes of a continuous variable
-_REFINED = 1e-8  # change of log p (in standard deviations of its exponent) at which refining stops
+_REFINED = 1e-8  # change of log p (its standard deviation) at which refining stops
 _TAIL = 36.0  # nats by which the density of a real variable has to fall towards the ends of its quadrature box
 
 
@@ -121,6 +113,8 @@ def fit_mechanism(
         )
     values, weights = law.points(parents) if parents else ({}, np.ones(1))
     kept = weights > _NEGLIGIBLE
+    for feature in features:
+        feature.check_support({v: values[v][~kept] for v in parents})
     conditioning = {v: values[v][kept] for v in parents}
     solve = _Solver(block, features, conditioning, weights[kept] / weights[kept].sum())
     try:
@@ -219,17 +213,26 @@ class _Feature:
             distinct[start : start + 256] = (p * self.constraint.evaluate(grid).reshape(p.shape)).sum(axis=1)
         return distinct[inverse]
 
-    def _density_ratio(self, values: Values, n: int) -> Array:
+    def _log_parents(self, values: Values, n: int) -> tuple[Array, Array]:
+        """(n,) log probability of the parents with and without the intervention."""
         assert self.ratio is not None
-        intervened, observed = (
-            logsumexp(law({v: values[v] for v in self.parents}, n)[1], axis=1) for law in self.ratio
-        )
-        if (np.isfinite(intervened) & ~np.isfinite(observed)).any():
+        intervened, observed = self.ratio
+        given = {v: values[v] for v in self.parents}
+        return logsumexp(intervened(given, n)[1], axis=1), logsumexp(observed(given, n)[1], axis=1)
+
+    def _density_ratio(self, values: Values, n: int) -> Array:
+        intervened, observed = self._log_parents(values, n)
+        with np.errstate(invalid="ignore"):  # -inf - -inf where neither law reaches
+            return np.exp(np.where(np.isfinite(observed), intervened - observed, -np.inf))
+
+    def check_support(self, unreached: Values) -> None:
+        """Refuse a do-constraint whose regime has mass on parents that the observed law does not reach."""
+        n = len(next(iter(unreached.values()), ()))
+        if self.ratio is not None and n and np.exp(self._log_parents(unreached, n)[0]).max() > 1e-12:
             raise CMaxEntError(
                 f"constraint {self.constraint.name} was measured where the causes {', '.join(self.parents)} have "
                 "probability zero without the intervention: it says nothing about the mechanism elsewhere"
             )
-        return np.exp(np.where(np.isfinite(observed), intervened - observed, -np.inf))
 
 
 # --- nodes ------------------------------------------------------------------------------------------------
@@ -352,7 +355,8 @@ def _by_quadrature(solve: _Solver, *, exact: bool) -> Mechanism:
                 raise
             continue  # a coarse rule cannot resolve a narrow density
         if solution is not None:
-            moved = float(np.abs(finer.finite - solution.finite) @ np.sqrt(np.diag(finer.covariance)))
+            change = finer.finite - solution.finite
+            moved = float(np.sqrt(max(float(change @ finer.covariance @ change), 0.0)))
             if moved <= _REFINED:
                 break
         solution, n = finer, size

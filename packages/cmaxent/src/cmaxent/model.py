@@ -66,9 +66,9 @@ class CMaxEnt:
     --------
     >>> both = Constraint(lambda x, y: (x == 0) & (y == 1), ("x", "y"), 0.0)
     >>> bits = {"x": Support.discrete([0, 1]), "y": Support.discrete([0, 1])}
-    >>> round(CMaxEnt(None, [both], bits).fit().prob_table().loc[1].sum(), 6)
+    >>> float(CMaxEnt(None, [both], bits).fit().prob_table().loc[1].sum().round(6))
     0.666667
-    >>> round(CMaxEnt("x->y", [both], bits).fit().prob_table().loc[1].sum(), 6)
+    >>> float(CMaxEnt("x->y", [both], bits).fit().prob_table().loc[1].sum().round(6))
     0.5
     """
 
