@@ -190,7 +190,9 @@ class MixedModel:
         patterns, group = np.unique(np.packbits(missing, axis=1), axis=0, return_inverse=True)
         for g in range(len(patterns)):
             rows = np.flatnonzero(group.ravel() == g)
-            out[rows] = self._pattern(X[rows], ~missing[rows[0]])
+            seen = ~missing[rows[0]]
+            only_discrete = not any(seen[law.continuous].any() for law in self.laws)
+            out[rows] = (self._of_discrete if only_discrete else self._pattern)(X[rows], seen)
         return out
 
     def _pattern(self, X: Array, seen: NDArray[np.bool_]) -> Array:
@@ -226,13 +228,16 @@ class MixedModel:
                 + law.states[part.states][:, hidden_z] @ self.gate_coef[:, law.discrete[hidden_z]].T
                 + expected @ coef.T
             )
-            if spread.any():
-                flat = eta.reshape(-1, K)
-                log_gate = np.stack([_log_mean_softmax(flat, spread, k) for k in range(K)], axis=1).reshape(eta.shape)
-            else:
-                log_gate = log_softmax(eta, axis=2)
+            log_gate = _log_mean_gate(eta.reshape(-1, K), spread).reshape(eta.shape)
             out[part.rows] = logsumexp(part.log_weight[:, 0, :, None] + log_gate, axis=1)
         return log_softmax(out, axis=1)
+
+    def _of_discrete(self, X: Array, seen: NDArray[np.bool_]) -> Array:
+        """Rows without observed continuous features repeat: one evaluation for each combination of levels."""
+        distinct, where = np.unique(X[:, seen], axis=0, return_inverse=True)
+        rows = np.full((len(distinct), X.shape[1]), np.nan)
+        rows[:, seen] = distinct
+        return self._pattern(rows, seen)[where.ravel()]
 
     def sample(self, n: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.intp]]:
         """X (n, d) and class numbers y (n,) drawn from the joint law."""
@@ -244,7 +249,7 @@ class MixedModel:
                 rows = np.flatnonzero(y == k) if len(law.log_p) > 1 else np.arange(n)
                 p = np.exp(law.log_p[k])
                 z = law.states[rng.choice(len(p), size=len(rows), p=p / p.sum())]
-                noise = rng.standard_normal((len(rows), len(law.continuous))) @ low_rank_root(law.cov).T
+                noise = rng.standard_normal((len(rows), len(law.continuous))) @ np.linalg.cholesky(law.cov).T
                 X[np.ix_(rows, law.discrete)] = z
                 X[np.ix_(rows, law.continuous)] = law.offset[k] + z @ law.slopes + noise
         if np.ptp(self.gate_coef, axis=0).any():
@@ -267,6 +272,25 @@ def mixed_from_state(arrays: Mapping[str, Array]) -> MixedModel:
     laws = tuple(Law(*(arrays[f"law{i}_{name}"] for name in Law.__dataclass_fields__)) for i in range(n_laws))  # type: ignore[arg-type]
     own = [arrays[f"mixed_{name}"] for name in ("gate_intercept", "gate_coef", "intercept", "coef", "pi")]
     return MixedModel(laws, *own)
+
+
+def _log_mean_gate(eta: Array, spread: Array) -> Array:
+    """log E softmax(eta + noise), noise ~ N(0, spread); eta (n, K). Exact for two and three classes."""
+    K = eta.shape[1]
+    if not spread.any():
+        return np.asarray(log_softmax(eta, axis=1))
+    if K == 2:
+        return np.stack([_log_mean_softmax(eta, spread, k) for k in range(K)], axis=1)
+    centring = np.eye(K) - 1 / K  # a shift of all logits changes nothing
+    root = low_rank_root(centring @ spread @ centring)
+    z, w = _softmax_rule(root.shape[1], _largest_contrast(root), 0)
+    noise, log_w = z @ root.T, np.log(w)
+    out = np.empty_like(eta)
+    step = max(1, 2**19 // noise.size)
+    for first in range(0, len(eta), step):
+        part = slice(first, first + step)
+        out[part] = logsumexp(log_softmax(eta[part, None, :] + noise, axis=2) + log_w[:, None], axis=1)
+    return out
 
 
 def _consistent(law: Law, X: Array, seen: NDArray[np.bool_]) -> list[_Seen]:
@@ -601,7 +625,9 @@ def _fit_anticausal(
     report, factor = FeasibilityReport(True, np.nan, _linear_r2(t), 1.0), 1.0
     try:
         joints = [_with_target(moments, t, block, slack, 1.0) for block in blocks]
-    except InfeasibleMomentsError as error:
+    except (InfeasibleMomentsError, ConvergenceError) as error:
+        if isinstance(error, ConvergenceError) and on_infeasible == "raise":
+            raise
         report = FeasibilityReport(False, np.nan, _linear_r2(t), 1.0, str(error), (t.name, *t.names))
         largest = 0.0
         if on_infeasible != "raise":
@@ -685,7 +711,7 @@ def _largest_factor(attempt: Callable[[float], object]) -> float:
         try:
             attempt(middle)
             low = middle
-        except InfeasibleMomentsError:
+        except (InfeasibleMomentsError, ConvergenceError):  # the latter when too near to the boundary to tell
             high = middle
     return low
 
@@ -714,7 +740,9 @@ def _fit_causal(
     report, factor = FeasibilityReport(True, np.nan, r2, np.nan), 1.0
     try:
         theta = gate.solve(slack, 1.0)
-    except InfeasibleMomentsError as error:
+    except (InfeasibleMomentsError, ConvergenceError) as error:
+        if isinstance(error, ConvergenceError) and on_infeasible == "raise":
+            raise
         report = FeasibilityReport(False, np.nan, r2, np.nan, str(error), (t.name, *(t.names[i] for i in O)))
         largest = _largest_factor(lambda f: gate.solve(0.0, f)) if on_infeasible == "boundary" else 0.0
         slack, factor = _handle_infeasible(report, on_infeasible, slack, 1.0, largest**2)
@@ -822,10 +850,12 @@ class _Gate:
             )  # fmt: skip
 
         def diverges(flat: Array, _: float) -> bool:
-            # D(s theta) = s (E max_k eta_k - <goal, theta>) + o(s): a certificate of infeasibility if not positive.
+            # D(s theta) = s (E max(0, eta) - <goal, theta>) + O(1): a certificate of infeasibility if negative.
             theta = flat.reshape(goal.shape)
             far = self.K1 > 1 and self._scale(theta) > 1e3
-            return ridge == 0.0 and (far or self._largest(theta) - float(np.vdot(goal, theta)) <= 0.0)
+            return ridge == 0.0 and (
+                far or self._largest(theta) - float(np.vdot(goal, theta)) < -1e-12 * float(np.abs(theta).max())
+            )
 
         found, final, _ = _newton(evaluate, start.ravel(), diverges)
         error = float(np.abs(final.gradient).max())

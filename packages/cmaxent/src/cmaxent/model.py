@@ -274,24 +274,7 @@ class CMaxEnt:
         Gaussian parents; else over 2^11 seeded Sobol points. An intervened variable counts 0.
         """
         law = self._fitted()
-        total = 0.0
-        for factor in law.factors:
-            gaussian = _gaussian_law(law, factor.parents) if isinstance(factor, LogisticFactor) else None
-            if isinstance(factor, LogisticFactor) and gaussian is not None:
-                mean, cov = gaussian
-                location = factor.intercept + float(factor.coef @ mean)
-                z, w = normal_rule(location, np.sqrt(max(float(factor.coef @ cov @ factor.coef), 0.0)))
-                total += float(
-                    w @ binary_entropy(location + np.sqrt(max(float(factor.coef @ cov @ factor.coef), 0.0)) * z)
-                )
-                continue
-            parents = law.parents_of(factor)
-            if not parents or isinstance(factor, GaussianFactor):
-                total += float(factor.conditional_entropy({p: np.zeros(1) for p in parents}, 1)[0])
-            else:
-                values, weights = law.points(parents)
-                total += float(weights @ factor.conditional_entropy(values))
-        return total
+        return sum(_mean_entropy(law, factor) for factor in law.factors)
 
     def implied_moments(self) -> Moments | pd.Series:
         """What the fitted density says about the moments.
@@ -371,6 +354,24 @@ def _labels(factor: Factor) -> dict[str, tuple[Hashable, ...]]:
         case TableFactor():
             return {v: factor.supports[v] for v in factor.variables}
     return {}
+
+
+def _mean_entropy(law: Law, factor: Factor) -> float:
+    """E H(variables | parents)."""
+    parents = law.parents_of(factor)
+    if not parents or isinstance(factor, GaussianFactor):  # the same at all parents
+        return float(factor.conditional_entropy({p: np.zeros(1) for p in parents}, 1)[0])
+    gaussian = _gaussian_law(law, factor.parents) if isinstance(factor, LogisticFactor) else None
+    if isinstance(factor, LogisticFactor) and gaussian is not None:
+        mean, cov = gaussian
+        m, tau = (
+            factor.intercept + float(factor.coef @ mean),
+            float(np.sqrt(max(float(factor.coef @ cov @ factor.coef), 0.0))),
+        )
+        z, w = normal_rule(m, tau)
+        return float(w @ binary_entropy(m + tau * z))
+    values, weights = law.points(parents)
+    return float(weights @ factor.conditional_entropy(values))
 
 
 def _gaussian_law(law: Law, variables: tuple[str, ...]) -> tuple[Array, Array] | None:

@@ -241,7 +241,7 @@ def _repaired(
         # A variance below the noise cannot be told from zero.
         cov[drowned, drowned] = min(scale, 1 / 12)
         warnings.warn(
-            f"the noise (SD {scale:.2g} of the squared range) hides the variance of {_listed([names[k] for k in drowned])}: "
+            f"noise of SD {scale:.2g} of the squared range hides the variance of {_listed(names[k] for k in drowned)}: "
             "give tighter bounds, more rows or a larger epsilon",
             UserWarning,
             stacklevel=4,
@@ -326,7 +326,7 @@ def _bound_pairs(moments: Moments, mean: Array, cov: Array) -> None:
 
 
 def _positive_definite(made: Moments, scaled_variance: Array, scale: float) -> Moments:
-    """Smallest shrinkage of the known pairs that keeps eigenvalues of their correlations above the noise, up to 1e-3."""
+    """Smallest shrinkage of the known pairs that keeps eigenvalues of their correlations above noise or 1e-3."""
     keep = _nonredundant(made)
     usable = keep[~np.isnan(made.cov.diagonal()[keep])]
     if len(usable) == 0:

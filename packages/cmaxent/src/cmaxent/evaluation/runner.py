@@ -1,0 +1,167 @@
+"""Runs the experiments of a profile, writes results.json after each of them, and resumes a run that was cut off."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CMaxEntError
+from .profiles import PROFILES, Profile
+from .report import Experiment, write_json
+
+# Where each experiment lives; imported when it runs, so that one without matplotlib or torch can run alone.
+_MODULES: dict[str, str] = {
+    "E1": "theory",
+    "E2": "theory",
+    "E3": "theory",
+    "E4": "theory",
+    "E5": "real",
+    "E6": "real",
+    "E7": "direction",
+    "E8": "ancestors",
+    "E9": "ancestors",
+    "E10": "ancestors",
+    "E11": "inference",
+    "E12": "inference",
+    "E13": "performance",
+    "E14": "peers",
+    "GPU": "device",
+}
+EXPERIMENTS: tuple[str, ...] = tuple(_MODULES)
+
+Progress = Callable[[str, int, int, float], None]
+
+
+def run(
+    profile: str | Profile,
+    seed: int = 0,
+    out: str | Path = "eval",
+    only: Sequence[str] | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+    data: Sequence[str | Path] = (),
+    target: str = "y",
+) -> dict[str, Any]:
+    """Run a profile.
+
+    Parameters
+    ----------
+    profile : "quick", "full", "gpu", "paper", or a ``Profile``.
+    seed : root seed; every experiment draws from its own stream, so that ``only`` does not change results.
+    out : folder of results.json, the PNGs and ``experiments/E5.json`` etc.
+    only : ids such as ["E1", "E5"]; default all of the profile.
+    resume : take finished experiments from ``out/experiments`` if they belong to this profile, seed and version.
+    device : "auto", "cpu" or "cuda", for the accelerator experiment.
+    progress : called with (id, number done, total, seconds of the last one) before the first and after each.
+    data : csv or parquet files with numeric columns and a 0/1 column ``target``; E5, E6 and E14 add them to
+        the real sets.
+    target : name of that column.
+
+    Returns
+    -------
+    dict
+        The content of results.json (design contract "bench/1").
+
+    Raises
+    ------
+    CMaxEntError
+        Unknown profile, experiment or device; an optional package is missing; unreadable data.
+    """
+    chosen = _profile(profile)
+    if device not in ("auto", "cpu", "cuda"):
+        raise CMaxEntError(f"device {device!r} is not auto, cpu or cuda")
+    if data:
+        chosen = replace(chosen, real_sets=(*chosen.real_sets, *(f"file:{target}:{Path(p).resolve()}" for p in data)))
+    ids = _experiments(chosen, only)
+    folder = Path(out)
+    (folder / "experiments").mkdir(parents=True, exist_ok=True)
+
+    done: dict[str, dict[str, Any]] = {}
+    if progress:
+        progress("", 0, len(ids), 0.0)
+    for number, identifier in enumerate(ids, start=1):
+        stored = folder / "experiments" / f"{identifier}.json"
+        key = _key(chosen, seed, device)
+        result = _finished(stored, key) if resume else None
+        if result is None:
+            began = time.perf_counter()
+            rng = np.random.default_rng([seed, EXPERIMENTS.index(identifier)])
+            function = getattr(import_module(f".{_MODULES[identifier]}", __package__), f"run_{identifier.lower()}")
+            options = {"device": device} if identifier == "GPU" else {}
+            experiment: Experiment = function(chosen, rng, folder, **options)
+            experiment.seconds = time.perf_counter() - began
+            result = {**experiment.to_dict(), "seconds": experiment.seconds}
+            write_json(stored, {"key": key, "result": result})
+        done[identifier] = result
+        results = _results(chosen, seed, done)
+        write_json(folder / "results.json", results)
+        if progress:
+            progress(identifier, number, len(ids), float(result["seconds"]))
+    return results
+
+
+def _profile(profile: str | Profile) -> Profile:
+    if isinstance(profile, Profile):
+        return profile
+    if profile not in PROFILES:
+        raise CMaxEntError(f"unknown profile {profile!r}: use one of {', '.join(PROFILES)}")
+    return PROFILES[profile]
+
+
+def _experiments(profile: Profile, only: Sequence[str] | None) -> list[str]:
+    if only is None:
+        return list(profile.experiments)
+    unknown = [e for e in only if e not in EXPERIMENTS]
+    if unknown or not only:
+        raise CMaxEntError(f"unknown experiment {', '.join(unknown) or '(none given)'}: use some of {', '.join(EXPERIMENTS)}")
+    return [e for e in EXPERIMENTS if e in only]
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return __version__
+
+
+def _key(profile: Profile, seed: int, device: str) -> dict[str, Any]:
+    # repr of the whole value: a result of other sizes is not this result
+    return {"profile": repr(profile), "seed": seed, "device": device, "version": _version()}
+
+
+def _finished(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(stored, dict) or stored.get("key") != key:
+        return None
+    result = stored["result"]
+    # a picture that was deleted has to be drawn again
+    drawn = all((path.parent.parent / a["path"]).exists() for a in result["artifacts"])
+    return result if drawn else None
+
+
+def _results(profile: Profile, seed: int, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    seconds = [
+        {"name": f"{identifier} wall time", "value": r["seconds"], "unit": "s", "better": "lower"}
+        for identifier, r in done.items()
+    ]
+    return {
+        "schema": "bench/1",
+        "package": "cmaxent",
+        "version": _version(),
+        "profile": profile.name,
+        "seed": seed,
+        "claims": [c for r in done.values() for c in r["claims"]],
+        "metrics": [m for r in done.values() for m in r["metrics"]] + seconds,
+        "comparisons": [c for r in done.values() for c in r["comparisons"]],
+        "artifacts": [a for r in done.values() for a in r["artifacts"]],
+    }
