@@ -5,14 +5,6 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.testing import assert_allclose
-from scipy.integrate import quad
-from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, logsumexp
-from scipy.stats import norm
-from sklearn.linear_model import LogisticRegression
-from sklearn.naive_bayes import BernoulliNB
-
 from cmaxent import MergedClassifier, Moments
 from cmaxent import directions as dr
 from cmaxent.errors import (
@@ -24,6 +16,13 @@ from cmaxent.errors import (
 )
 from cmaxent.graph import resolve_graph
 from cmaxent.mixed import fit_mixed, mixed_from_state
+from numpy.testing import assert_allclose
+from scipy.integrate import quad
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax, logsumexp
+from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import BernoulliNB
 
 
 def fit(moments, graph, **options):
@@ -85,7 +84,12 @@ def test_anticausal_law_has_the_moments_and_the_exponential_form_without_terms_f
     log_p = full_log_density(law, Y, X) + np.log(t.pi)[Y]
     owner = [name.split("=")[0] for name in t.names]
     columns = [np.ones(600), *X.T, *(np.eye(K)[Y].T)]
-    columns += [X[:, i] * X[:, j] for i in range(len(owner)) for j in range(i + 1) if known[i, j] and (i == j or owner[i] != owner[j])]
+    columns += [
+        X[:, i] * X[:, j]
+        for i in range(len(owner))
+        for j in range(i + 1)
+        if known[i, j] and (i == j or owner[i] != owner[j])
+    ]
     columns += [X[:, i] * (k == Y) for i in np.flatnonzero(t.observed) for k in range(K)]
     design = np.column_stack(columns)
     gap = design @ np.linalg.lstsq(design, log_p, rcond=1e-12)[0] - log_p
@@ -128,7 +132,10 @@ def test_causal_discrete_fit_maximises_the_two_entropies_one_after_the_other():
     rows = np.array([(y, a, b) for y in range(2) for a in range(2) for b in range(2)], dtype=float)
     mean = p @ rows
     moments = Moments.from_arrays(
-        mean, (rows - mean).T @ (p[:, None] * (rows - mean)), names=["y", "a", "b"], kinds=dict.fromkeys("yab", "binary")
+        mean,
+        (rows - mean).T @ (p[:, None] * (rows - mean)),
+        names=["y", "a", "b"],
+        kinds=dict.fromkeys("yab", "binary"),
     ).hide([("a", "b")])
     found = fit(moments, "causal")
     p_x = np.outer([1 - mean[1], mean[1]], [1 - mean[2], mean[2]]).ravel()  # independent: Cov(a, b) is unknown
@@ -165,8 +172,10 @@ def test_continuous_features_only_equals_the_closed_forms(K, hidden):
         assert_allclose(a.model.coef, b.model.coef, atol=1e-9)
         for got, want in ((a.cov, b.cov), (a.C, b.C), (a.entropy, b.entropy)):
             assert_allclose(got, want, atol=1e-9)
-        for rows in (X, holes):
-            assert_allclose(a.model.log_proba(rows), b.model.log_proba(rows), atol=1e-8)
+        assert_allclose(a.model.log_proba(X), b.model.log_proba(X), atol=1e-8)
+        # three classes with missing causes: the closed forms use quasi-random points
+        tolerance = 1e-3 if (graph, K) == ("causal", 3) else 1e-8
+        assert_allclose(np.exp(a.model.log_proba(holes)), np.exp(b.model.log_proba(holes)), atol=tolerance)
 
 
 def test_anticausal_star_of_binary_features_is_naive_bayes():
@@ -191,7 +200,12 @@ def test_anticausal_with_all_pairs_known_of_one_binary_and_one_continuous_featur
         return pi[k] * np.exp(law.log_p[k, int(z)]) * norm.pdf(x, m, sd)
 
     def integral(f):
-        return sum(quad(lambda x: f(k, z, x) * density(k, z, x), -30, 40, points=[3.0], limit=200)[0] for k in (0, 1) for z in (0, 1))
+        def integrand(x, k, z):
+            return f(k, z, x) * density(k, z, x)
+
+        return sum(
+            quad(integrand, -30, 40, args=a, points=[3.0], limit=200)[0] for a in ((0, 0), (0, 1), (1, 0), (1, 1))
+        )
 
     m = dict(zip(moments.names, moments.mean, strict=True))
     second = moments.cov + np.outer(moments.mean, moments.mean)
@@ -241,17 +255,17 @@ def test_causal_features_without_shared_moments_are_independent_and_the_moments_
     found = fit(moments, "causal")
     _, b = found.model.intercept
     bz, bx = found.model.coef[1]
-    p, mu, sd = moments.mean[moments.names.index("z1")], *(moments.mean[1], np.sqrt(moments.cov[1, 1]))
-    assert moments.names[1] == "x1"
+    at = moments.names.index
+    p, mu, sd = moments.mean[at("z1")], moments.mean[at("x1")], np.sqrt(moments.cov[at("x1"), at("x1")])
 
     def expectation(f):
-        return sum(
-            w * quad(lambda x: f(z, x) * expit(b + bz * z + bx * x) * norm.pdf(x, mu, sd), mu - 12 * sd, mu + 12 * sd, limit=200)[0]
-            for z, w in ((0, 1 - p), (1, p))
-        )
+        def integrand(x, z):
+            return f(z, x) * expit(b + bz * z + bx * x) * norm.pdf(x, mu, sd)
+
+        halves = [quad(integrand, mu - 12 * sd, mu + 12 * sd, args=(z,), limit=200)[0] for z in (0, 1)]
+        return (1 - p) * halves[0] + p * halves[1]
 
     second = moments.cov + np.outer(moments.mean, moments.mean)
-    at = moments.names.index
     assert_allclose(expectation(lambda z, x: 1.0), moments.mean[at("y")], atol=1e-9)
     assert_allclose(expectation(lambda z, x: z), second[at("y"), at("z1")], atol=1e-9)
     assert_allclose(expectation(lambda z, x: x), second[at("y"), at("x1")], atol=1e-8)
@@ -265,24 +279,18 @@ def test_causal_features_without_shared_moments_are_independent_and_the_moments_
 def test_missing_values_are_integrated_out(graph, K):
     moments = Moments.from_data(table(7, K=K)[["z1", "x1", "c", "y"]])
     model = fit(moments, graph).model
-    X, y = model.sample(400_000, np.random.default_rng(0))
+    X, y = model.sample(200_000, np.random.default_rng(0))
     names = list(dr.class_target(moments, "y").names)
-    for gone in (["z1"], ["c=a", "c=b", "c=d"], ["x1"], ["z1", "x1"], ["x1", "c=a", "c=b", "c=d"]):
+    for gone in (["x1"], ["z1", "x1"], ["x1", "c=a", "c=b", "c=d"]):
         holes = X.copy()
         holes[:, [names.index(n) for n in gone]] = np.nan
-        P = np.exp(model.log_proba(holes[:2000]))
+        P = np.exp(model.log_proba(holes))
         assert_allclose(P.sum(axis=1), 1.0, atol=1e-12)
-        # E[p(y | observed) | a group of rows] is the frequency of y in that group
-        predicted = np.exp(model.log_proba(holes[:60_000])) if "x1" in gone else P
-        if "x1" in gone:
-            for key in np.unique(predicted.round(9), axis=0):
-                group = np.isclose(predicted, key, atol=1e-8).all(axis=1)
-                if group.sum() > 2000:
-                    share = np.bincount(y[:60_000][group], minlength=K) / group.sum()
-                    assert_allclose(share, key, atol=4 * 0.5 / np.sqrt(group.sum()))
-        else:
-            frequency = np.bincount(y, minlength=K) / len(y)
-            assert_allclose(P.mean(axis=0), frequency, atol=0.05)
+        # the frequency of y among the rows that share the observed values
+        for key, group in pd.DataFrame(P.round(10)).groupby(list(range(K))).indices.items():
+            if len(group) > 2000:
+                share = np.bincount(y[group], minlength=K) / len(group)
+                assert_allclose(share, key, atol=4 * 0.5 / np.sqrt(len(group)))
     # one row in full detail, by brute force over the missing values
     row = X[:1].copy()
     row[0, names.index("z1")] = np.nan
@@ -298,8 +306,9 @@ def test_missing_values_are_integrated_out(graph, K):
     assert_allclose(model.log_proba(row)[0], want - logsumexp(want), atol=1e-10)
 
 
-def test_missing_continuous_cause_by_monte_carlo():
-    moments = Moments.from_data(table(8))
+@pytest.mark.parametrize("K", [2, 3])
+def test_missing_continuous_cause_by_monte_carlo(K):
+    moments = Moments.from_data(table(8, K=K))
     model = fit(moments, "causal").model
     names = dr.class_target(moments, "y").names
     (law,) = model.laws
@@ -313,9 +322,9 @@ def test_missing_continuous_cause_by_monte_carlo():
     mean = m[a] + V[a, b] / V[b, b] * (X[0, x2] - m[b])
     draws = np.repeat(X, 200_000, axis=0)
     draws[:, x1] = mean + np.sqrt(V[a, a] - V[a, b] ** 2 / V[b, b]) * rng.normal(size=len(draws))
-    P = np.exp(model.log_proba(draws))[:, 1]
+    P = np.exp(model.log_proba(draws))
     X[0, x1] = np.nan
-    assert_allclose(np.exp(model.log_proba(X))[0, 1], P.mean(), atol=5 * P.std() / np.sqrt(len(P)))
+    assert_allclose(np.exp(model.log_proba(X))[0], P.mean(axis=0), atol=5 * P.std() / np.sqrt(len(P)))
 
 
 # --- graphs, infeasible moments, files -------------------------------------------------------------------------------
@@ -344,7 +353,9 @@ def test_other_graphs_are_refused():
 def test_too_many_states_are_counted_in_the_error():
     p = 17
     names = [*(f"z{i}" for i in range(p)), "y"]
-    moments = Moments.from_arrays(np.full(p + 1, 0.5), np.eye(p + 1) / 4, names=names, kinds=dict.fromkeys(names, "binary"))
+    moments = Moments.from_arrays(
+        np.full(p + 1, 0.5), np.eye(p + 1) / 4, names=names, kinds=dict.fromkeys(names, "binary")
+    )
     with pytest.raises(StateSpaceTooLargeError, match=r"131072 joint states.*kinds='continuous'.*p_x='empirical'"):
         fit(moments, "causal")
 
@@ -381,6 +392,23 @@ def test_infeasible_three_way_table_names_the_variables():
     moments = Moments.from_arrays(np.full(4, 0.5), cov, names=names, kinds=dict.fromkeys(names, "binary"))
     with pytest.raises(InfeasibleMomentsError, match=r"a.*b.*c"):
         fit(moments, "causal")
+
+
+@pytest.mark.parametrize("graph", ["causal", "anticausal"])
+def test_discrete_means_that_contradict_covariances_with_a_continuous_feature(graph):
+    # no 2 x 2 table of (a, b), of unknown covariance, leaves x enough variance, although a normal (a, b, x) exists
+    cov = np.array([[0.24, np.nan, 0.45], [np.nan, 0.09, -0.27], [0.45, -0.27, 1.0]])
+    cov = np.block([[cov, np.zeros((3, 1))], [np.zeros((1, 3)), np.full((1, 1), 0.25)]])
+    names = ["a", "b", "x", "y"]
+    moments = Moments.from_arrays([0.4, 0.1, 0, 0.5], cov, names=names, kinds=dict.fromkeys("aby", "binary"))
+    with pytest.raises(InfeasibleMomentsError, match=r"no law of .*a, b, x has these moments"):
+        fit(moments, graph)
+
+
+def test_redundant_features_are_named():
+    frame = table(0)[["y", "z1", "z2"]].assign(z3=lambda f: ~f.z1)
+    with pytest.raises(InfeasibleMomentsError, match="z1, z3 are redundant"):
+        fit(Moments.from_data(frame), "causal")
 
 
 def test_structural_zero_between_causes_is_no_obstacle():
@@ -427,7 +455,9 @@ def test_slack_of_continuous_features_equals_the_closed_forms(graph):
 def test_slack_shrinks_coefficients_and_leaves_means_and_features_alone(graph):
     moments = Moments.from_data(table(3)).hide([("z1", "z2")])
     if graph == "anticausal-star":
-        moments = moments.hide([(a, b) for a in moments.variables for b in moments.variables if "y" not in (a, b) and a != b])
+        moments = moments.hide(
+            [(a, b) for a in moments.variables for b in moments.variables if "y" not in (a, b) and a != b]
+        )
     exact, soft = fit(moments, graph), fit(moments, graph, slack=0.1)
     assert np.abs(soft.C).sum() < np.abs(exact.C).sum()
     t = dr.class_target(moments, "y")

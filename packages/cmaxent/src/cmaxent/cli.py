@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .moments import Moments
     from .tables import Progress
 
-INFEASIBLE, NOT_CONVERGED = 3, 4
+INFEASIBLE, NOT_CONVERGED, INTERRUPTED = 3, 4, 130
 
 app = typer.Typer(
     add_completion=False,
@@ -56,14 +57,15 @@ def main() -> None:
     except BrokenPipeError:  # `cmaxent lovo m.npz | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except KeyboardInterrupt:
-        _say("error", "interrupted")
-        code = 130
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
         if debug:
             raise
         code, text = _verdict(error)
         _say("error", text)
+    if code == INTERRUPTED:
+        _say("error", "interrupted")
     sys.exit(code or 0)
 
 
@@ -506,6 +508,7 @@ def gwas(
     if moments_out is not None:
         _check_out(moments_out, ".npz", ".json")
         made.save(moments_out)
+    made = replace(made, n=None)  # standard errors from the GWAS alone would leave out the panel's
     models: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for direction in ("causal", "anticausal"):

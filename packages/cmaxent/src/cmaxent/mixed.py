@@ -10,7 +10,7 @@ fits are such a law of (Y, X), because Y is discrete (T5); causal fits are such 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
@@ -826,6 +826,10 @@ class _Gate:
         self.V = law.cov[np.ix_(self.x_in_law, self.x_in_law)] / np.outer(D, D)
         self.goal = np.column_stack([t.pi, (t.C[O] / self.sd[:, None]).T])[1:]
         self.spread = cov[np.ix_(O, O)] / np.outer(self.sd, self.sd)
+        values, vectors = np.linalg.eigh(self.spread)
+        if len(O) and values[0] < 1e-11:
+            same = [t.names[O[i]] for i in np.flatnonzero(np.abs(vectors[:, 0]) > 1e-3)]
+            raise InfeasibleMomentsError(f"the features {_listed(same)} are redundant: drop one of them")
 
     def solve(self, ridge: float, factor: float) -> Array:
         """Multipliers (K-1, 1 + |O|); raises InfeasibleMomentsError if the dual has no minimum."""
@@ -908,16 +912,14 @@ class _Gate:
         z = z[:n] - z[:n].mean(axis=0)
         return np.linalg.solve(np.linalg.cholesky(z.T @ z / n), z.T).T, np.full(n, 1.0 / n)
 
-    def _chunks(self, theta: Array) -> list[tuple[slice, _Nodes, Array]]:
+    def _chunks(self, theta: Array) -> Iterator[tuple[slice, _Nodes, Array]]:
         """States, their nodes, and logits (s, n, K-1)."""
         wide = 496 if self.K1 == 1 else max(self._nodes(theta, slice(0, 1)).z.shape[1], 1)
         step = max(1, 2**19 // (wide * self.K1))
-        out = []
         for first in range(0, len(self.p), step):
             part = slice(first, first + step)
             nodes = self._nodes(theta, part)
-            out.append((part, nodes, (self.base[part] @ theta.T)[:, None, :] + nodes.z @ nodes.root.T))
-        return out
+            yield part, nodes, (self.base[part] @ theta.T)[:, None, :] + nodes.z @ nodes.root.T
 
     def _dual(self, theta: Array) -> tuple[float, Array, Array]:
         """E log Z, its gradient (K-1, J) and Hessian ((K-1) J, (K-1) J)."""

@@ -65,7 +65,9 @@ def privatize(
     Notes
     -----
     The covariance of a pair is its noisy second moment minus the product of the noisy overall means. Where pairs rest
-    on different rows, this differs from the covariance about the pair's own means by a sampling error.
+    on different rows, this differs from the covariance about the pair's own means by a sampling error. The guarantee is
+    for averages over unweighted rows, ``n`` of them; a row of weight w moves its moments w times as far. Noise is drawn
+    in floating point, which is not proof against attacks on its last bits (Mironov 2012).
     """
     if not (epsilon > 0 and np.isfinite(epsilon)):
         raise CMaxEntError(f"epsilon has to be a positive number; got {epsilon!r}")

@@ -21,15 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from statistics import NormalDist
 from typing import IO, Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from .accumulate import Accumulator, _Column, _encode_column, _State, infer_columns
-from .classifier import _feature_column
 from .errors import CMaxEntError
 from .graph import _listed
 from .moments import KINDS, Moments, _plain
@@ -449,10 +448,10 @@ def _empty_accumulator(table: Table, used: Sequence[str], declared: Mapping[str,
     try:
         found = infer_columns(frame, declared)
     except CMaxEntError as error:
-        more = (
-            f" in the first {len(frame)} rows; or list its labels in --kinds" if "one class only" in str(error) else ""
-        )
-        raise CMaxEntError(f"{table.path}: {error}{more}") from None
+        if "one class only" in str(error):
+            message = f"{table.path}: in the first {len(frame)} rows {error}, or list its labels in --kinds"
+            raise CMaxEntError(message) from None
+        raise CMaxEntError(f"{table.path}: {error}") from None
     return _accumulator([_Column(c.name, c.kind, tuple(_plain(level) for level in c.levels)) for c in found])
 
 
@@ -544,6 +543,8 @@ def predict_table(
     model : fitted MergedClassifier (columns prediction, p_<class>, …) or MergedRegressor (prediction, sd).
     interval : level of the columns lo and hi: for the probability of the second class, or for the value of Y.
     """
+    from .classifier import _feature_column
+
     if interval is not None and not 0 < interval < 1:
         raise CMaxEntError(f"interval has to lie strictly between 0 and 1; got {interval:g}")
     features = [str(f) for f in model.feature_names_in_]
@@ -591,7 +592,7 @@ def _predictions(model: Any, frame: pd.DataFrame, interval: float | None) -> pd.
     mean, sd = model.predict(frame, return_std=True)
     made = pd.DataFrame({"prediction": mean, "sd": sd})
     if interval is not None:
-        half = ndtri((1 + interval) / 2) * sd
+        half = NormalDist().inv_cdf((1 + interval) / 2) * sd
         made["lo"], made["hi"] = mean - half, mean + half
     return made
 
