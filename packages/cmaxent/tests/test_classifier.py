@@ -193,3 +193,20 @@ def test_unknown_target_and_continuous_target():
         MergedClassifier("z").fit_moments(m)
     with pytest.raises(CMaxEntError, match="no source has the target"):
         MergedClassifier("z").fit_sources([m])
+
+
+def test_models_with_binary_features_are_saved_and_have_standard_errors(tmp_path):
+    rng = np.random.default_rng(0)
+    b = rng.random(2000) < 0.4
+    x = rng.normal(size=2000) + b
+    frame = pd.DataFrame({"b": b, "x": x, "g": rng.choice(["u", "v", "w"], size=2000)})
+    y = (rng.random(2000) < expit(x - b)).astype(int)
+    for graph in ("causal", "anticausal"):
+        model = MergedClassifier(graph=graph).fit(frame, y)
+        model.save(tmp_path / "m.npz")
+        rows = frame[:5].astype(object)
+        rows.loc[0, "b"] = None
+        assert_allclose(load(tmp_path / "m.npz").predict_proba(rows), model.predict_proba(rows), rtol=1e-12)
+        assert (model.summary()["se"].iloc[:-1] > 0).all()  # the last level is the reference
+    with pytest.raises(CMaxEntError, match="continuous features"):
+        MergedClassifier(slack="se").fit(frame, y)

@@ -482,6 +482,8 @@ def fit_direction(
     if any(moments.kinds[v] != "continuous" for v in others):
         from .mixed import fit_mixed
 
+        if slack == "se" or shrinkage:
+            raise CMaxEntError("slack='se' and shrinkage are for continuous features; declare kinds='continuous' or give slack as a number")
         return fit_mixed(moments, t, blocks, slack=ridge, on_infeasible=on_infeasible, seed=seed), t
     _warn_unlinked(t)
     if is_causal:
@@ -568,10 +570,14 @@ def _model_state(model: MergedClassifier) -> tuple[dict[str, Any], dict[str, Arr
         "slack_used": fit.slack_used,
     }
     m = fit.model
-    arrays = {
-        "gate_intercept": m.gate_intercept, "gate_coef": m.gate_coef, "means": m.means, "within": m.cov, "intercept": m.intercept,
-        "coef": m.coef, "cov": fit.cov, "C": fit.C, "mean": moments.mean, "moment_cov": moments.cov,
-    }  # fmt: skip
+    arrays = {"cov": fit.cov, "C": fit.C, "mean": moments.mean, "moment_cov": moments.cov}
+    if isinstance(m, GatedGaussian):
+        arrays |= {
+            "gate_intercept": m.gate_intercept, "gate_coef": m.gate_coef, "means": m.means, "within": m.cov,
+            "intercept": m.intercept, "coef": m.coef,
+        }  # fmt: skip
+    else:
+        arrays |= m.state()
     if isinstance(moments.n, np.ndarray):
         arrays["n"] = moments.n
     if len(t.classes) == 2:
@@ -623,9 +629,15 @@ def load(path: str | os.PathLike[str]) -> Any:
     f = meta["feasibility"]
     nan = float("nan")
     report = dr.FeasibilityReport(f[0], *(nan if v is None else v for v in f[1:4]), f[4], tuple(f[5]))
-    gated = GatedGaussian(
-        arrays["gate_intercept"], arrays["gate_coef"], arrays["means"], arrays["within"], arrays["intercept"], arrays["coef"]
-    )
+    gated: Any
+    if "mixed_coef" in arrays:
+        from .mixed import mixed_from_state
+
+        gated = mixed_from_state(arrays)
+    else:
+        gated = GatedGaussian(
+            arrays["gate_intercept"], arrays["gate_coef"], arrays["means"], arrays["within"], arrays["intercept"], arrays["coef"]
+        )
     fit = dr.DirectionFit(
         gated, arrays["cov"], arrays["C"], meta["entropy"], dr.Constant(meta["multipliers"]), meta["residual"], report, meta["info"], meta["slack_used"]
     )

@@ -380,6 +380,8 @@ def causal_softmax(pi: Array, mu: Array, directions: Array, L: Array, scale: tup
 
 def low_rank_root(G: Array) -> Array:
     """L (K, r) with L L' = G for a positive semidefinite G (K, K), r its numerical rank."""
+    if not len(G):
+        return np.zeros((0, 0))
     values, vectors = np.linalg.eigh((G + G.T) / 2)
     keep = values > max(float(values[-1]), 0.0) * 1e-12 + 1e-300
     return vectors[:, keep] * np.sqrt(values[keep])

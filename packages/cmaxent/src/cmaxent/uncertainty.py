@@ -22,7 +22,7 @@ from .accumulate import _encode
 from .directions import ClassTarget, DirectionFit
 from .errors import CMaxEntError
 from .gated import GatedGaussian
-from .moments import Moments, _nonredundant
+from .moments import Moments, _nonredundant, _variable_of
 
 if TYPE_CHECKING:
     from .classifier import MergedClassifier
@@ -134,6 +134,9 @@ def proba_interval(model: MergedClassifier, X: Array, level: float) -> tuple[Arr
 
 def simulate(model: GatedGaussian, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """n draws (x, y) of a fitted binary law: noise first, then y by its gate, then the shift that y causes."""
+    if not isinstance(model, GatedGaussian):
+        X, labels = model.sample(n, rng)
+        return X, labels.astype(float)
     d = len(model.cov)
     values, vectors = np.linalg.eigh(model.cov)
     noise = (rng.standard_normal((n, d)) * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
@@ -188,9 +191,9 @@ def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array
     assert counts is not None
     index = [int(i) for i in _nonredundant(moments)]
     own = set(moments.coordinates(t.name))
-    fixed = {i for i in index if moments.kinds.get(moments.names[i]) != "continuous"}  # their variance follows from the mean
+    fixed = {i for i in index if moments.kinds[_variable_of(moments.names[i], moments.kinds)] != "continuous"}  # their variance follows from the mean
     entries: list[tuple[int, ...]] = [(i,) for i in index]
-    entries += [(i, j) for a, i in enumerate(index) for j in index[a:] if not np.isnan(moments.cov[i, j]) and not (i == j and i in fixed)]
+    entries += [(i, j) for a, i in enumerate(index) for j in index[a:] if not np.isnan(moments.cov[i, j]) and not _fixed_pair(moments, i, j)]
     if len(entries) > MOST_MOMENTS:
         raise CMaxEntError(
             f"{len(entries)} moments are too many for the delta method (at most {MOST_MOMENTS}): use Accumulator(bootstrap=B) and refit each replicate"
@@ -202,6 +205,11 @@ def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array
         cov = cov.copy()
         for i in fixed:
             cov[i, i] = np.nan
+        for variable, kind in moments.kinds.items():
+            if kind == "categorical":  # the last indicator follows from the others
+                indicators = moments.coordinates(variable)
+                mean[indicators[-1]] = 1.0 - mean[indicators[:-1]].sum()
+                cov[np.ix_(indicators, indicators)] = cov[indicators[-1], :] = cov[:, indicators[-1]] = np.nan
         changed = Moments.from_arrays(mean, cov, names=moments.names, kinds=moments.kinds, n=moments.n, levels=moments.levels)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -234,6 +242,12 @@ def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array
     with np.errstate(invalid="ignore", divide="ignore"):
         weight = np.where(shared > 0, shared / np.outer(N, N), 0.0)
     return J @ (gamma * weight) @ J.T
+
+
+def _fixed_pair(moments: Moments, i: int, j: int) -> bool:
+    """Variances and mutual covariances of one discrete variable's indicators follow from its means."""
+    variable = _variable_of(moments.names[i], moments.kinds)
+    return variable == _variable_of(moments.names[j], moments.kinds) and moments.kinds[variable] != "continuous"
 
 
 def _shared(counts: Array, a: tuple[int, ...], b: tuple[int, ...]) -> float:
