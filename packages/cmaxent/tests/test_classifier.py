@@ -85,7 +85,9 @@ def test_partial_fit_equals_fit():
     assert_allclose(model.coef_, MergedClassifier().fit(X, y).coef_, rtol=1e-10)
 
 
-@pytest.mark.parametrize("graph", ["causal", "anticausal", [("x0", "y"), ("y", "x1"), ("x0", "x1"), ("y", "x2"), ("x1", "x2"), ("x0", "x2")]])
+@pytest.mark.parametrize(
+    "graph", ["causal", "anticausal", [("x0", "y"), ("y", "x1"), ("x0", "x1"), ("y", "x2"), ("x1", "x2"), ("x0", "x2")]]
+)
 def test_saved_models_predict_the_same(tmp_path, graph):
     X, y = gaussian_problem(500)
     model = MergedClassifier(graph=graph).fit(X, np.where(y, "yes", "no"))
@@ -104,7 +106,11 @@ def test_breast_cancer_is_infeasible_causally_and_the_error_says_why():
     with pytest.raises(InfeasibleMomentsError, match=r"R\^2.*0\.6827.*0\.6125.*remedies"):
         MergedClassifier().fit(X, y)
     report = check_feasible(MergedClassifier(graph="anticausal").fit(X, y).moments_, "y", "causal")
-    assert not report.feasible and report.r2 == pytest.approx(0.683, abs=1e-3) and report.r2_max == pytest.approx(0.613, abs=1e-3)
+    assert (
+        not report.feasible
+        and report.r2 == pytest.approx(0.683, abs=1e-3)
+        and report.r2_max == pytest.approx(0.613, abs=1e-3)
+    )
     for mode in ("ridge", "boundary"):
         with pytest.warns(InfeasibleMomentsWarning, match="R\\^2"):
             model = MergedClassifier(on_infeasible=mode).fit(X, y)

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from cmaxent import Moments, check_feasible, compare_directions, complete_covariance, feasible_interval, lovo, prediction_band, sample_completions
+from cmaxent import (
+    Moments,
+    check_feasible,
+    compare_directions,
+    complete_covariance,
+    feasible_interval,
+    lovo,
+    prediction_band,
+    sample_completions,
+)
 
 
 @pytest.fixture
@@ -16,7 +25,9 @@ def moments():
     c = sigma @ rng.normal(size=4)
     c *= np.sqrt(0.3 * pi * (1 - pi) / (c @ np.linalg.solve(sigma, c)))
     cov = np.block([[np.array([[pi * (1 - pi)]]), c[None]], [c[:, None], sigma]])
-    return Moments.from_arrays(np.r_[pi, 0, 0, 0, 0], cov, names=["y", "a", "b", "c", "d"], kinds={"y": "binary"}, n=500)
+    return Moments.from_arrays(
+        np.r_[pi, 0, 0, 0, 0], cov, names=["y", "a", "b", "c", "d"], kinds={"y": "binary"}, n=500
+    )
 
 
 def test_disagreement_is_the_mass_between_the_boundaries(moments):
@@ -79,7 +90,9 @@ def test_feasibility_reports_never_raise_on_infeasible_moments():
     assert anticausal.feasible
     r = compare_directions(strong, "y")
     assert r.causal is None and "R^2" in r.reasons["causal"] and r.anticausal is not None
-    broken = Moments.from_arrays([0.5, 0, 0], [[v, 0.45, -0.45], [0.45, 1, 0.9], [-0.45, 0.9, 1]], names=["y", "a", "b"], kinds={"y": "binary"})
+    broken = Moments.from_arrays(
+        [0.5, 0, 0], [[v, 0.45, -0.45], [0.45, 1, 0.9], [-0.45, 0.9, 1]], names=["y", "a", "b"], kinds={"y": "binary"}
+    )
     assert not check_feasible(broken, "y", "anticausal").feasible
     no_variance = Moments.from_arrays([0.5, 0], [[v, 0.1], [0.1, np.nan]], names=["y", "x"], kinds={"y": "binary"})
     assert "variance" in check_feasible(no_variance, "y").reason

@@ -53,11 +53,15 @@ def test_poisson_bootstrap_in_the_same_pass_spreads_like_the_sampling_error():
 def test_weights_are_repeated_rows():
     rng = np.random.default_rng(0)
     X, w = rng.normal(size=(40, 2)), rng.integers(0, 4, size=40)
-    assert_allclose(Moments.from_data(X, sample_weight=w).cov, Moments.from_data(np.repeat(X, w, axis=0)).cov, atol=1e-13)
+    assert_allclose(
+        Moments.from_data(X, sample_weight=w).cov, Moments.from_data(np.repeat(X, w, axis=0)).cov, atol=1e-13
+    )
 
 
 def test_kinds_are_inferred_and_categories_become_indicators():
-    frame = pd.DataFrame({"y": list("abcab"), "s": [True, False, True, True, False], "b": [0, 1, 1, 0, 0], "x": [0.5, 1, 2, 3, 4]})
+    frame = pd.DataFrame(
+        {"y": list("abcab"), "s": [True, False, True, True, False], "b": [0, 1, 1, 0, 0], "x": [0.5, 1, 2, 3, 4]}
+    )
     m = Moments.from_data(frame)
     assert m.names == ("y=a", "y=b", "y=c", "s", "b", "x")
     assert dict(m.kinds) == {"y": "categorical", "s": "binary", "b": "binary", "x": "continuous"}
@@ -67,7 +71,11 @@ def test_kinds_are_inferred_and_categories_become_indicators():
 @pytest.mark.parametrize("suffix", [".json", ".npz"])
 def test_files_round_trip_and_notice_damage(tmp_path, suffix):
     m = Moments.from_arrays(
-        [0.3, 1, -2], [[np.nan, 0.25, np.nan], [0.25, 2, 0.6], [np.nan, 0.6, 1]], names=["y", "a", "b"], kinds={"y": "binary"}, n=50
+        [0.3, 1, -2],
+        [[np.nan, 0.25, np.nan], [0.25, 2, 0.6], [np.nan, 0.6, 1]],
+        names=["y", "a", "b"],
+        kinds={"y": "binary"},
+        n=50,
     )
     path = tmp_path / f"m{suffix}"
     m.save(path)

@@ -46,7 +46,11 @@ def test_unlabelled_source_is_converted_with_its_own_prevalence():
         y = (rng.random(n) < pi).astype(float)
         return pd.DataFrame({"y": y, "a": y + rng.normal(size=n), "b": y + rng.normal(size=n)})
 
-    sources = [Moments.from_data(draw(0.2)[["y", "a"]]), Moments.from_data(draw(0.7)[["y", "b"]]), Moments.from_data(draw(0.5)[["a", "b"]])]
+    sources = [
+        Moments.from_data(draw(0.2)[["y", "a"]]),
+        Moments.from_data(draw(0.7)[["y", "b"]]),
+        Moments.from_data(draw(0.5)[["a", "b"]]),
+    ]
     right = merge(sources, pooling="mechanism", target="y", prevalence={2: 0.5})
     assert_allclose(MergedClassifier(graph="anticausal").fit_moments(right).coef_[0], [1, 1], atol=0.03)
     with pytest.warns(UserWarning, match="prevalence"):
@@ -56,7 +60,10 @@ def test_unlabelled_source_is_converted_with_its_own_prevalence():
 def test_prevalence_moves_only_the_offset():
     df = table(1)
     m = [Moments.from_data(df)]
-    at = {p: MergedClassifier(graph="anticausal").fit_moments(merge(m, pooling="mechanism", target="y", prevalence=p)) for p in (0.1, 0.6)}
+    at = {
+        p: MergedClassifier(graph="anticausal").fit_moments(merge(m, pooling="mechanism", target="y", prevalence=p))
+        for p in (0.1, 0.6)
+    }
     assert_allclose(at[0.1].coef_, at[0.6].coef_, rtol=1e-9)
     gap = np.log(0.6 / 0.4) - np.log(0.1 / 0.9)
     assert at[0.6].intercept_[0] - at[0.1].intercept_[0] == pytest.approx(gap, rel=1e-9)

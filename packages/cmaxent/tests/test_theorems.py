@@ -67,7 +67,7 @@ def test_causal_solution_minimises_the_two_dimensional_dual_by_brute_force(seed)
     brute = minimize(dual, start, jac=True, method="BFGS", options={"gtol": 1e-10}).x
     model = fit("causal", m)
     assert_allclose(np.r_[model.intercept_, model.coef_[0]], brute, rtol=2e-4, atol=2e-5)
-    value, gradient = dual(np.r_[model.intercept_, model.coef_[0]])
+    _, gradient = dual(np.r_[model.intercept_, model.coef_[0]])
     assert np.abs(gradient).max() < 1e-9
 
 
@@ -136,7 +136,9 @@ def test_two_features_with_unknown_covariance(seed):
     # product of experts divided by the prior, exactly
     rows = np.random.default_rng(seed).normal(size=(20, 2))
     prior = np.log(m.mean[0] / (1 - m.mean[0]))
-    experts = sum(fit("anticausal", m.subset(["y", n])).decision_function(rows[:, [i]]) for i, n in enumerate(("x0", "x1")))
+    experts = sum(
+        fit("anticausal", m.subset(["y", n])).decision_function(rows[:, [i]]) for i, n in enumerate(("x0", "x1"))
+    )
     assert_allclose(model.decision_function(rows), experts - prior, rtol=1e-9, atol=1e-9)
     # the anticausal answer is the middle of what positive definiteness allows
     from cmaxent import feasible_interval

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .compare import (
         DirectionReport,
         LovoResult,
+        PredictionBand,
         check_feasible,
         compare_directions,
         feasible_interval,
@@ -60,7 +61,42 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _SUBMODULES = ("oov", "parents", "plots", "datasets")
 
-__all__ = [*sorted(_MODULE_OF), "__version__"]
+__all__ = [
+    "Accumulator",
+    "CMaxEnt",
+    "CMaxEntError",
+    "CompletionResult",
+    "Constraint",
+    "ConvergenceError",
+    "DirectionReport",
+    "FeasibilityReport",
+    "GraphError",
+    "InconsistentMomentsError",
+    "InfeasibleMomentsError",
+    "InfeasibleMomentsWarning",
+    "LinearBoundary",
+    "LovoResult",
+    "MergedClassifier",
+    "MergedRegressor",
+    "Moments",
+    "NonlocalConstraintError",
+    "PredictionBand",
+    "StateSpaceTooLargeError",
+    "Support",
+    "UnboundedEntropyError",
+    "__version__",
+    "check_feasible",
+    "compare_directions",
+    "complete_covariance",
+    "feasible_interval",
+    "load",
+    "lovo",
+    "max_linear_r2",
+    "merge",
+    "prediction_band",
+    "sample_completions",
+    "solve_binary_scale",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -106,7 +106,9 @@ class Accumulator:
         if isinstance(chunk, pd.DataFrame):
             absent = [name for name in self.names if name not in chunk.columns]
             if absent:
-                raise CMaxEntError(f"the chunk lacks column {_listed(absent)}; it has {_listed(map(str, chunk.columns))}")
+                raise CMaxEntError(
+                    f"the chunk lacks column {_listed(absent)}; it has {_listed(map(str, chunk.columns))}"
+                )
         if not isinstance(chunk, (np.ndarray, pd.DataFrame)) and hasattr(chunk, "shape") and hasattr(chunk, "sum"):
             return self._update_on_device(chunk, sample_weight)
         rows = _encode(chunk, self._columns)
@@ -134,7 +136,8 @@ class Accumulator:
         moved = other._origin - self._origin
         self._state = _add(self._state, other._state.moved(moved))
         self._replicates = [
-            a if b is None else _add(a, b.moved(moved)) for a, b in zip(self._replicates, other._replicates, strict=True)
+            a if b is None else _add(a, b.moved(moved))
+            for a, b in zip(self._replicates, other._replicates, strict=True)
         ]
         return self
 
@@ -158,7 +161,9 @@ class Accumulator:
             centred = x - centre
             mean, comoment = _to_numpy(centre), _to_numpy(centred.T @ centred)
             if not np.isfinite(mean).all():
-                raise CMaxEntError(f"column {_listed([self.names[i] for i in np.flatnonzero(~np.isfinite(mean))])} holds an infinite value")
+                raise CMaxEntError(
+                    f"column {_listed([self.names[i] for i in np.flatnonzero(~np.isfinite(mean))])} holds an infinite value"
+                )
             if self._origin is None:
                 self._origin = mean
             self._state = _add(self._state, _State(n, mean - self._origin, comoment))
@@ -260,7 +265,9 @@ def _columns(names: Sequence[str], kinds: Mapping[str, Any]) -> list[_Column]:
             if kind == "categorical":
                 raise CMaxEntError(f"categorical {name} needs its class labels: kinds={{{name!r}: [label, label, …]}}")
             if kind not in KINDS:
-                raise CMaxEntError(f"kind of {name} is {kind!r}; it has to be one of {', '.join(KINDS)}, or a list of labels")
+                raise CMaxEntError(
+                    f"kind of {name} is {kind!r}; it has to be one of {', '.join(KINDS)}, or a list of labels"
+                )
             columns.append(_Column(name, kind))
         else:
             levels = tuple(kind)
@@ -326,7 +333,9 @@ def _check_zero_one(values: Array, name: str) -> None:
         raise CMaxEntError(f"column {name}, row {row}: binary columns hold 0 and 1, found {values[row]:g}")
 
 
-def infer_columns(frame: pd.DataFrame, kinds: Mapping[str, Any] | None = None, *, numeric: str = "infer") -> list[_Column]:
+def infer_columns(
+    frame: pd.DataFrame, kinds: Mapping[str, Any] | None = None, *, numeric: str = "infer"
+) -> list[_Column]:
     """Kind and levels of each column of a DataFrame.
 
     Parameters
@@ -337,7 +346,9 @@ def infer_columns(frame: pd.DataFrame, kinds: Mapping[str, Any] | None = None, *
     given = dict(kinds or {})
     unknown = [k for k in given if k not in frame.columns]
     if unknown:
-        raise CMaxEntError(f"kinds names {_listed(map(str, unknown))}, but the columns are {_listed(map(str, frame.columns))}")
+        raise CMaxEntError(
+            f"kinds names {_listed(map(str, unknown))}, but the columns are {_listed(map(str, frame.columns))}"
+        )
     columns = []
     for name in frame.columns:
         series, kind = frame[name], given.get(name)
@@ -345,7 +356,9 @@ def infer_columns(frame: pd.DataFrame, kinds: Mapping[str, Any] | None = None, *
             columns += _columns([str(name)], {str(name): kind})
             continue
         if kind is not None and kind not in KINDS:
-            raise CMaxEntError(f"kind of {name} is {kind!r}; it has to be one of {', '.join(KINDS)}, or a list of labels")
+            raise CMaxEntError(
+                f"kind of {name} is {kind!r}; it has to be one of {', '.join(KINDS)}, or a list of labels"
+            )
         is_number = pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_bool_dtype(series)
         if is_number and kind in (None, "continuous", "binary"):
             if kind is None:
@@ -363,7 +376,9 @@ def infer_columns(frame: pd.DataFrame, kinds: Mapping[str, Any] | None = None, *
         if kind is None:
             kind = "binary" if len(levels) == 2 else "categorical"
         if kind == "binary" and len(levels) != 2:
-            raise CMaxEntError(f"column {name} is declared binary but has {len(levels)} values: {_listed(map(str, levels))}")
+            raise CMaxEntError(
+                f"column {name} is declared binary but has {len(levels)} values: {_listed(map(str, levels))}"
+            )
         columns.append(_Column(str(name), kind, levels))
     return columns
 
@@ -392,7 +407,9 @@ def accumulate_frame(
     if isinstance(kinds, str):
         if kinds != "infer":
             if kinds not in ("continuous", "binary"):
-                raise CMaxEntError(f"kinds={kinds!r}: use 'infer', a mapping from column to kind, or one kind per column")
+                raise CMaxEntError(
+                    f"kinds={kinds!r}: use 'infer', a mapping from column to kind, or one kind per column"
+                )
             given = dict.fromkeys(frame.columns, kinds)
         else:
             given = {}
@@ -405,7 +422,9 @@ def accumulate_frame(
     return accumulate_columns(frame, infer_columns(frame, given), sample_weight)
 
 
-def accumulate_columns(frame: pd.DataFrame, columns: Sequence[_Column], sample_weight: ArrayLike | None = None) -> Accumulator:
+def accumulate_columns(
+    frame: pd.DataFrame, columns: Sequence[_Column], sample_weight: ArrayLike | None = None
+) -> Accumulator:
     accumulator = Accumulator([c.name for c in columns])
     accumulator._columns = list(columns)
     return accumulator.update(frame, sample_weight)
@@ -417,12 +436,16 @@ def as_frame(X: ArrayLike | pd.DataFrame, names: Sequence[str] | None = None) ->
         if names is not None and list(map(str, names)) != list(map(str, X.columns)):
             missing = [n for n in names if n not in X.columns]
             if missing:
-                raise CMaxEntError(f"the table lacks column {_listed(map(str, missing))}; it has {_listed(map(str, X.columns))}")
+                raise CMaxEntError(
+                    f"the table lacks column {_listed(map(str, missing))}; it has {_listed(map(str, X.columns))}"
+                )
             X = X[list(names)]
         frame = X.copy(deep=False)
         frame.columns = [str(c) for c in frame.columns]
         if frame.columns.has_duplicates:
-            raise CMaxEntError(f"column names have to be distinct; repeated: {_listed(frame.columns[frame.columns.duplicated()])}")
+            raise CMaxEntError(
+                f"column names have to be distinct; repeated: {_listed(frame.columns[frame.columns.duplicated()])}"
+            )
         return frame
     array = np.asarray(X)
     if array.ndim != 2:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from . import closedform as cf
 from . import directions as dr
 from .completion import complete_covariance
 from .empirical import fit_empirical
@@ -60,7 +59,9 @@ class ChainFit:
     entropy: float
     residual: float
     slack_used: bool = False
-    feasibility: dr.FeasibilityReport = field(default_factory=lambda: dr.FeasibilityReport(True, np.nan, np.nan, np.nan))
+    feasibility: dr.FeasibilityReport = field(
+        default_factory=lambda: dr.FeasibilityReport(True, np.nan, np.nan, np.nan)
+    )
 
 
 @dataclass
@@ -144,7 +145,9 @@ def _initial(moments: Moments) -> _State:
     cov = moments.cov[np.ix_(index, index)].copy()
     unknown = np.isnan(cov.diagonal())
     if unknown.any():
-        raise UnboundedEntropyError(f"the variance of {_listed([names[i] for i in np.flatnonzero(unknown)])} is unknown: the entropy has no upper bound")
+        raise UnboundedEntropyError(
+            f"the variance of {_listed([names[i] for i in np.flatnonzero(unknown)])} is unknown: the entropy has no upper bound"
+        )
     counts = moments.pair_counts()
     return _State(
         cov, moments.mean[index].copy(), names, [_variable_of(n, moments.kinds) for n in names], dict(moments.kinds),
@@ -176,7 +179,9 @@ def _projections(state: _State, B: list[int], P: list[int], nonlocal_: str) -> l
         return []
     pairs = ", ".join(f"({state.names[b]}, {state.names[j]})" for b, j in found[:4]) + (", …" if len(found) > 4 else "")
     if nonlocal_ == "error":
-        raise NonlocalConstraintError(f"Cov of {pairs} is given, but no mechanism of the graph holds both: add an edge, hide the pair, or nonlocal_='project'")
+        raise NonlocalConstraintError(
+            f"Cov of {pairs} is given, but no mechanism of the graph holds both: add an edge, hide the pair, or nonlocal_='project'"
+        )
     if not _projection_is_linear(state, P):
         raise NonlocalConstraintError(
             f"Cov of {pairs} cannot be projected onto {_listed([state.names[i] for i in P])}: the conditional mean is not linear in them; "
@@ -230,20 +235,26 @@ def _fit_gaussian_block(state: _State, B: list[int], P: list[int], slack: float 
     residual = S - slopes @ gamma.T
     residual = (residual + residual.T) / 2
     if np.linalg.eigvalsh(residual / np.sqrt(np.outer(S.diagonal(), S.diagonal())))[0] < 1e-11:
-        raise InfeasibleMomentsError(f"{_listed([state.names[i] for i in B])} would be a deterministic function of {_listed(labels[:p])} under the graph")
+        raise InfeasibleMomentsError(
+            f"{_listed([state.names[i] for i in B])} would be a deterministic function of {_listed(labels[:p])} under the graph"
+        )
     done = state.done
     state.cov[np.ix_(B, done)] = slopes @ state.cov[np.ix_(P, done)] if p else 0.0
     state.cov[np.ix_(done, B)] = state.cov[np.ix_(B, done)].T
     state.cov[np.ix_(B, B)] = S
     intercept = state.mean[B] - slopes @ state.mean[P]
-    state.factors.append(GaussianFactor(tuple(state.names[i] for i in B), tuple(labels[:p]), intercept, slopes, residual))
+    state.factors.append(
+        GaussianFactor(tuple(state.names[i] for i in B), tuple(labels[:p]), intercept, slopes, residual)
+    )
     state.entropy += 0.5 * (len(B) * np.log(2 * np.pi * np.e) + float(np.linalg.slogdet(residual)[1]))
     natural = np.linalg.inv(residual)
     for a, i in enumerate(B):
         for k, j in enumerate(P):
             state.multipliers[f"E[{state.names[j]} {state.names[i]}]"] = float((natural @ slopes)[a, k])
         for c in range(a, len(B)):
-            state.multipliers[f"E[{state.names[i]} {state.names[B[c]]}]"] = float(-natural[a, c] * (0.5 if a == c else 1.0))
+            state.multipliers[f"E[{state.names[i]} {state.names[B[c]]}]"] = float(
+                -natural[a, c] * (0.5 if a == c else 1.0)
+            )
     state.done.extend(B)
 
 
@@ -354,15 +365,21 @@ def _fit_discrete_node(
         for _, j, _ in projected:
             for b in own:
                 _check_agreement(state, b, j, 0.0)
-        intercept, coef = (np.array([0.0, np.log(pi[1] / pi[0])]), np.zeros((2, 0))) if K == 2 else (np.log(pi), np.zeros((K, 0)))
+        intercept, coef = (
+            (np.array([0.0, np.log(pi[1] / pi[0])]), np.zeros((2, 0))) if K == 2 else (np.log(pi), np.zeros((K, 0)))
+        )
         C = np.zeros((len(state.done), len(own)))
         entropy = -float(pi @ np.log(pi))
     elif not state.discrete_done:
-        intercept, coef, C, entropy = _gaussian_causes(state, variable, own, P, pi, rows, sources, slack, on_infeasible, seed)
+        intercept, coef, C, entropy = _gaussian_causes(
+            state, variable, own, P, pi, rows, sources, slack, on_infeasible, seed
+        )
         state.tainted.add(variable)
     else:
         if projected:
-            raise NonlocalConstraintError(f"moments of {variable} with variables that are not its causes cannot be projected here: add edges or hide them")
+            raise NonlocalConstraintError(
+                f"moments of {variable} with variables that are not its causes cannot be projected here: add edges or hide them"
+            )
         intercept, coef, C, entropy = _sampled_causes(state, variable, own, P, local, pi, on_infeasible, seed)
         state.tainted.add(variable)
     done = state.done
@@ -402,21 +419,35 @@ def _gaussian_causes(
     independent = _independent_rows(U)
     if slack == 0.0:
         for r in set(range(len(rows))) - set(independent):
-            weights = np.linalg.lstsq(U[np.ix_(independent, independent)], U[independent, r], rcond=None)[0] if independent else np.zeros(0)
+            weights = (
+                np.linalg.lstsq(U[np.ix_(independent, independent)], U[independent, r], rcond=None)[0]
+                if independent
+                else np.zeros(0)
+            )
             for k, b in enumerate(own):
                 _check_agreement(state, b, sources[r], float(weights @ c[independent, k]))
     A = rows[independent]
     C_u = c[independent]
     full = np.column_stack([-C_u[:, 0], C_u[:, 0]]) if len(own) == 1 else np.column_stack([C_u, -C_u.sum(axis=1)])
     levels = state.levels.get(variable, tuple(range(len(pi))))
-    t = dr.ClassTarget(variable, tuple(levels), pi, A @ state.mean[P], U[np.ix_(independent, independent)], full, tuple(state.names[sources[i]] for i in independent))
+    t = dr.ClassTarget(
+        variable,
+        tuple(levels),
+        pi,
+        A @ state.mean[P],
+        U[np.ix_(independent, independent)],
+        full,
+        tuple(state.names[sources[i]] for i in independent),
+    )
     ridge = 0.0 if isinstance(slack, str) else slack
     fit = dr.fit_causal(t, slack=ridge, on_infeasible=on_infeasible, seed=seed)
     state.report = fit.feasibility
     state.slack_used |= fit.slack_used
     coef = fit.model.gate_coef @ A
     C = _stein(state, P, M, A, fit, own)
-    entropy = fit.entropy - 0.5 * (len(independent) * np.log(2 * np.pi * np.e) + float(np.linalg.slogdet(t.sigma)[1]) if independent else 0.0)
+    entropy = fit.entropy - 0.5 * (
+        len(independent) * np.log(2 * np.pi * np.e) + float(np.linalg.slogdet(t.sigma)[1]) if independent else 0.0
+    )
     return fit.model.gate_intercept, coef, C, float(entropy)
 
 
@@ -431,7 +462,14 @@ def _stein(state: _State, P: list[int], M: Array, A: Array, fit: dr.DirectionFit
 
 
 def _sampled_causes(
-    state: _State, variable: str, own: list[int], P: list[int], local: list[int], pi: Array, on_infeasible: str, seed: int
+    state: _State,
+    variable: str,
+    own: list[int],
+    P: list[int],
+    local: list[int],
+    pi: Array,
+    on_infeasible: str,
+    seed: int,
 ) -> tuple[Array, Array, Array, float]:
     """Causes that are neither all Gaussian nor independent: draw from the frozen factors and solve the dual on the draws."""
     values = sample_factors(state.factors, _SAMPLE, np.random.default_rng(seed))
@@ -442,7 +480,15 @@ def _sampled_causes(
     full = np.column_stack([-c[:, 0], c[:, 0]]) if len(own) == 1 else np.column_stack([c, -c.sum(axis=1)])
     levels = state.levels.get(variable, tuple(range(len(pi))))
     # The draws have their own means; covariances are what the moments fix.
-    t = dr.ClassTarget(variable, tuple(levels), pi, X[:, at].mean(axis=0), state.cov[np.ix_(P, P)], full, tuple(state.names[i] for i in P))
+    t = dr.ClassTarget(
+        variable,
+        tuple(levels),
+        pi,
+        X[:, at].mean(axis=0),
+        state.cov[np.ix_(P, P)],
+        full,
+        tuple(state.names[i] for i in P),
+    )
     fit = fit_empirical(t, X[:, at], on_infeasible=on_infeasible)
     state.report = fit.feasibility
     log_p = log_softmax(X[:, at] @ fit.model.coef.T + fit.model.intercept, axis=1)
@@ -494,7 +540,9 @@ def fit_chain_classifier(
     """A causal order with one discrete variable, the target, as the predictor of that target."""
     alone = blocks.blocks[blocks.block_of(t.name)]
     if alone != (t.name,):
-        raise GraphError(f"{t.name} shares a block with {_listed([v for v in alone if v != t.name])}: give each of these edges a direction")
+        raise GraphError(
+            f"{t.name} shares a block with {_listed([v for v in alone if v != t.name])}: give each of these edges a direction"
+        )
     chain = fit_chain(
         moments, blocks, slack=slack, on_infeasible=on_infeasible, nonlocal_=nonlocal_, shrinkage=shrinkage, seed=seed
     )

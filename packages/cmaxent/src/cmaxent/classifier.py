@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from . import directions as dr
 from .accumulate import _Column, _encode, accumulate_columns, as_frame, infer_columns
 from .empirical import fit_empirical
-from .errors import CMaxEntError, InfeasibleMomentsError, NonlocalConstraintError
+from .errors import CMaxEntError, InfeasibleMomentsError
 from .gated import GatedGaussian
 from .graph import NAMED_GRAPHS, GraphLike, _listed, resolve_graph
 from .moments import Moments
@@ -116,7 +116,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
 
     # --- fitting -------------------------------------------------------------------------------------------
 
-    def fit(self, X: ArrayLike | pd.DataFrame, y: ArrayLike, sample_weight: ArrayLike | None = None) -> MergedClassifier:
+    def fit(
+        self, X: ArrayLike | pd.DataFrame, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> MergedClassifier:
         """Fit from rows. NaN in X is missing, NaN (or None) in y is an unlabelled row.
 
         Numeric columns are taken as continuous, whatever their values; boolean, string and category columns of a
@@ -138,7 +140,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = frame.shape[1]
         return self
 
-    def partial_fit(self, X: ArrayLike | pd.DataFrame, y: ArrayLike, classes: ArrayLike | None = None) -> MergedClassifier:
+    def partial_fit(
+        self, X: ArrayLike | pd.DataFrame, y: ArrayLike, classes: ArrayLike | None = None
+    ) -> MergedClassifier:
         """Add rows to the moments seen so far and refit.
 
         ``classes`` lists the labels that will occur; by default those of the first call. While the moments do not determine a predictor yet (one class, too few rows) the estimator only accumulates;
@@ -151,7 +155,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         if first:
             labels = labels if classes is None else np.unique(np.asarray(classes))
             self._stream_columns = [*infer_columns(frame, numeric="continuous"), self._target_column(labels)]
-            self._accumulator = accumulate_columns(frame.iloc[:0].assign(**{self.target: values.iloc[:0]}), self._stream_columns)
+            self._accumulator = accumulate_columns(
+                frame.iloc[:0].assign(**{self.target: values.iloc[:0]}), self._stream_columns
+            )
             self.n_features_in_ = frame.shape[1]
         self._accumulator.update(frame.assign(**{self.target: values}))
         try:
@@ -170,7 +176,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         X_ref : reference rows of all features, needed for ``p_x="empirical"``.
         """
         if not isinstance(moments, Moments):
-            raise CMaxEntError(f"fit_moments takes Moments, not {type(moments).__name__}; see Moments.from_data and from_arrays")
+            raise CMaxEntError(
+                f"fit_moments takes Moments, not {type(moments).__name__}; see Moments.from_data and from_arrays"
+            )
         reference = None
         if self.p_x == "empirical":
             if X_ref is None:
@@ -189,7 +197,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             sources = [sources]
         made = [_as_moments(source, i) for i, source in enumerate(sources)]
         if not any(self.target in s.kinds for s in made):
-            raise CMaxEntError(f"no source has the target {self.target!r}; the sources have {_listed(dict.fromkeys(v for s in made for v in s.variables))}")
+            raise CMaxEntError(
+                f"no source has the target {self.target!r}; the sources have {_listed(dict.fromkeys(v for s in made for v in s.variables))}"
+            )
         pooling = self.pooling
         if pooling == "auto":
             pooling = "mechanism" if self._is_anticausal() and len(made) > 1 else "raw"
@@ -201,7 +211,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         except InfeasibleMomentsError as error:
             hint = units_hint(made)
             if hint:
-                raise InfeasibleMomentsError(f"{error} (means of {_listed(hint)} differ by more than 20 SE: different units?)") from None
+                raise InfeasibleMomentsError(
+                    f"{error} (means of {_listed(hint)} differ by more than 20 SE: different units?)"
+                ) from None
             raise
         return self.fit_moments(pooled, X_ref)
 
@@ -271,11 +283,15 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             if not reset:
                 frame = self._matched(frame)
         else:
-            array = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan", ensure_min_samples=1)
+            array = validate_data(
+                self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan", ensure_min_samples=1
+            )
             frame = pd.DataFrame(np.asarray(array, dtype=float), columns=[f"x{i}" for i in range(array.shape[1])])
         values = y.to_numpy() if isinstance(y, (pd.Series, pd.DataFrame)) else np.asarray(y)
         if values.ndim == 2 and values.shape[1] == 1:
-            warnings.warn("A column-vector y was passed when a 1d array was expected.", DataConversionWarning, stacklevel=3)
+            warnings.warn(
+                "A column-vector y was passed when a 1d array was expected.", DataConversionWarning, stacklevel=3
+            )
         elif values.ndim != 1:
             raise CMaxEntError(f"y has to be one column of labels; got shape {values.shape}")
         raw = pd.Series(values.ravel())
@@ -307,11 +323,17 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         names = list(self._feature_columns())
         present = [n for n in names if n in frame.columns]
         if not present:
-            raise CMaxEntError(f"X has none of the features {_listed(names)}; it has {_listed(map(str, frame.columns))}")
+            raise CMaxEntError(
+                f"X has none of the features {_listed(names)}; it has {_listed(map(str, frame.columns))}"
+            )
         return frame.reindex(columns=names)
 
     def _feature_columns(self) -> Sequence[str]:
-        return list(self.feature_names_in_) if hasattr(self, "feature_names_in_") else [c.name for c in self._stream_columns[:-1]]
+        return (
+            list(self.feature_names_in_)
+            if hasattr(self, "feature_names_in_")
+            else [c.name for c in self._stream_columns[:-1]]
+        )
 
     def _coordinates(self, X: ArrayLike | pd.DataFrame) -> Array:
         """(n, d) feature coordinates in the order of the fitted model, NaN missing."""
@@ -322,7 +344,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(X, pd.DataFrame):
             frame = self._matched(as_frame(X))
         else:
-            array = check_array(X, dtype=None if discrete else "numeric", ensure_all_finite="allow-nan", ensure_min_samples=1)
+            array = check_array(
+                X, dtype=None if discrete else "numeric", ensure_all_finite="allow-nan", ensure_min_samples=1
+            )
             if array.shape[1] != len(self.feature_names_in_):
                 raise CMaxEntError(
                     f"X has {array.shape[1]} features, but {type(self).__name__} is expecting {len(self.feature_names_in_)} features as input: "
@@ -335,7 +359,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             except (TypeError, ValueError) as error:
                 raise CMaxEntError(f"X is not numeric: {error}") from None
             if np.isinf(numbers).any():
-                raise CMaxEntError(f"X contains infinity in column {frame.columns[int(np.argwhere(np.isinf(numbers))[0][1])]}")
+                raise CMaxEntError(
+                    f"X contains infinity in column {frame.columns[int(np.argwhere(np.isinf(numbers))[0][1])]}"
+                )
             return numbers
         return self._encode_features(frame)
 
@@ -420,7 +446,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         se = np.sqrt(np.maximum(np.diag(self.coef_cov_), 0.0))
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(se > 0, coef / se, np.nan)
-        return pd.DataFrame({"coef": coef, "se": se, "z": z, "p": 2 * norm.sf(np.abs(z))}, index=["intercept", *self._target_view.names])
+        return pd.DataFrame(
+            {"coef": coef, "se": se, "z": z, "p": 2 * norm.sf(np.abs(z))}, index=["intercept", *self._target_view.names]
+        )
 
     # --- files -----------------------------------------------------------------------------------------------
 
@@ -466,7 +494,9 @@ def fit_direction(
     place = blocks.block_of(target)
     others = [v for v in moments.variables if v != target]
     is_causal = len(blocks.blocks) == 2 and place == 1 and set(blocks.parents[1]) == set(others)
-    is_anticausal = len(blocks.blocks) == 2 and place == 0 and blocks.blocks[0] == (target,) and blocks.parents[1] == (target,)
+    is_anticausal = (
+        len(blocks.blocks) == 2 and place == 0 and blocks.blocks[0] == (target,) and blocks.parents[1] == (target,)
+    )
     omega = dr.sampling_covariance(t, moments) if slack == "se" and (is_causal or is_anticausal) else None
     ridge = 0.0 if isinstance(slack, str) else float(slack)
     if p_x == "empirical":
@@ -483,17 +513,30 @@ def fit_direction(
         from .mixed import fit_mixed
 
         if slack == "se" or shrinkage:
-            raise CMaxEntError("slack='se' and shrinkage are for continuous features; declare kinds='continuous' or give slack as a number")
+            raise CMaxEntError(
+                "slack='se' and shrinkage are for continuous features; declare kinds='continuous' or give slack as a number"
+            )
         return fit_mixed(moments, t, blocks, slack=ridge, on_infeasible=on_infeasible, seed=seed), t
     _warn_unlinked(t)
     if is_causal:
-        return dr.fit_causal(t, slack=ridge, omega=omega, on_infeasible=on_infeasible, shrinkage=shrinkage, seed=seed), t
+        return dr.fit_causal(
+            t, slack=ridge, omega=omega, on_infeasible=on_infeasible, shrinkage=shrinkage, seed=seed
+        ), t
     if is_anticausal:
-        return dr.fit_anticausal(t, slack=ridge, omega=omega, on_infeasible=on_infeasible, shrinkage=shrinkage, seed=seed), t
+        return dr.fit_anticausal(
+            t, slack=ridge, omega=omega, on_infeasible=on_infeasible, shrinkage=shrinkage, seed=seed
+        ), t
     from .chain import fit_chain_classifier
 
     fit = fit_chain_classifier(
-        moments, t, blocks, slack=slack, on_infeasible=on_infeasible, shrinkage=shrinkage, nonlocal_=nonlocal_, seed=seed
+        moments,
+        t,
+        blocks,
+        slack=slack,
+        on_infeasible=on_infeasible,
+        shrinkage=shrinkage,
+        nonlocal_=nonlocal_,
+        seed=seed,
     )
     return fit, t
 
@@ -506,7 +549,9 @@ def _feature_column(moments: Moments, variable: str) -> _Column:
 def _warn_unlinked(t: dr.ClassTarget) -> None:
     if len(t.mu) and not t.observed.any():
         warnings.warn(
-            f"no source links {t.name} to any feature: the predictor is the class frequencies", UserWarning, stacklevel=4
+            f"no source links {t.name} to any feature: the predictor is the class frequencies",
+            UserWarning,
+            stacklevel=4,
         )
 
 
@@ -560,12 +605,23 @@ def _model_state(model: MergedClassifier) -> tuple[dict[str, Any], dict[str, Arr
         "target": t.name,
         "classes": [c.item() if isinstance(c, np.generic) else c for c in t.classes],
         "features": list(t.names),
-        "moments": {"names": list(moments.names), "kinds": dict(moments.kinds), "levels": {k: [x.item() if isinstance(x, np.generic) else x for x in v] for k, v in moments.levels.items()}},
+        "moments": {
+            "names": list(moments.names),
+            "kinds": dict(moments.kinds),
+            "levels": {k: [x.item() if isinstance(x, np.generic) else x for x in v] for k, v in moments.levels.items()},
+        },
         "n": moments.n if not isinstance(moments.n, np.ndarray) else None,
         "multipliers": fit.multipliers(),
         "entropy": fit.entropy,
         "residual": fit.residual,
-        "feasibility": [report.feasible, _finite(report.margin), _finite(report.r2), _finite(report.r2_max), report.reason, list(report.conflicting)],
+        "feasibility": [
+            report.feasible,
+            _finite(report.margin),
+            _finite(report.r2),
+            _finite(report.r2_max),
+            report.reason,
+            list(report.conflicting),
+        ],
         "info": {k: _jsonable(v) for k, v in fit.info.items()},
         "slack_used": fit.slack_used,
     }
@@ -636,10 +692,23 @@ def load(path: str | os.PathLike[str]) -> Any:
         gated = mixed_from_state(arrays)
     else:
         gated = GatedGaussian(
-            arrays["gate_intercept"], arrays["gate_coef"], arrays["means"], arrays["within"], arrays["intercept"], arrays["coef"]
+            arrays["gate_intercept"],
+            arrays["gate_coef"],
+            arrays["means"],
+            arrays["within"],
+            arrays["intercept"],
+            arrays["coef"],
         )
     fit = dr.DirectionFit(
-        gated, arrays["cov"], arrays["C"], meta["entropy"], dr.Constant(meta["multipliers"]), meta["residual"], report, meta["info"], meta["slack_used"]
+        gated,
+        arrays["cov"],
+        arrays["C"],
+        meta["entropy"],
+        dr.Constant(meta["multipliers"]),
+        meta["residual"],
+        report,
+        meta["info"],
+        meta["slack_used"],
     )
     model._set(fit, target, moments)
     model.n_features_in_ = len(model.feature_names_in_)

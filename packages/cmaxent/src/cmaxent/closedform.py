@@ -63,7 +63,8 @@ def normal_rule(m: ArrayLike, tau: ArrayLike) -> tuple[Array, Array]:
     m, tau = np.broadcast_arrays(np.asarray(m, float), np.asarray(tau, float))
     width = np.maximum(tau, 1e-3)[..., None]
     edges = np.concatenate(
-        [np.broadcast_to(_UNIFORM_PANELS, (*m.shape, len(_UNIFORM_PANELS))), (_KINK_PANELS - m[..., None]) / width], axis=-1
+        [np.broadcast_to(_UNIFORM_PANELS, (*m.shape, len(_UNIFORM_PANELS))), (_KINK_PANELS - m[..., None]) / width],
+        axis=-1,
     )
     edges = np.sort(np.clip(edges, -9.0, 9.0), axis=-1)
     half = np.diff(edges, axis=-1)[..., None] / 2
@@ -157,7 +158,10 @@ def solve_binary_scale(pi: float, q: float, *, ridge: float = 0.0) -> tuple[floa
                 improved = True
                 break
             # Decrease below rounding of the objective: judge by the gradient instead.
-            if abs(trial_value - value) <= 1e-12 * (1 + abs(value)) and np.abs(trial_gradient).max() < 0.9 * np.abs(gradient).max():
+            if (
+                abs(trial_value - value) <= 1e-12 * (1 + abs(value))
+                and np.abs(trial_gradient).max() < 0.9 * np.abs(gradient).max()
+            ):
                 improved = True
                 break
             size /= 2

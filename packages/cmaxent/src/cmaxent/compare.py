@@ -17,7 +17,13 @@ from .classifier import MergedClassifier, fit_direction
 from .closedform import standardised_boundary
 from .completion import complete_covariance
 from .directions import FeasibilityReport
-from .errors import CMaxEntError, ConvergenceError, InconsistentMomentsError, InfeasibleMomentsError, UnboundedEntropyError
+from .errors import (
+    CMaxEntError,
+    ConvergenceError,
+    InconsistentMomentsError,
+    InfeasibleMomentsError,
+    UnboundedEntropyError,
+)
 from .graph import GraphLike, _listed
 from .moments import Moments, _expand, _nonredundant
 from .regressor import MergedRegressor
@@ -124,7 +130,9 @@ def compare_directions(moments: Moments, target: str) -> DirectionReport:
     if continuous:
         if c is None or a is None:
             return DirectionReport(c, a, nan, nan, nan, nan, nan, reasons)
-        return DirectionReport(c, a, _angle(c.coef_[None], a.coef_[None]), nan, nan, _ratio(c.coef_, a.coef_), nan, reasons)
+        return DirectionReport(
+            c, a, _angle(c.coef_[None], a.coef_[None]), nan, nan, _ratio(c.coef_, a.coef_), nan, reasons
+        )
     t = {k: _boundary(m) for k, m in sides.items()}
     if c is None or a is None:
         return DirectionReport(c, a, nan, t["causal"], t["anticausal"], nan, nan, reasons)
@@ -347,7 +355,9 @@ def feasible_interval(moments: Moments, a: str, b: str) -> tuple[float, float]:
     i, j = keep.index(a), keep.index(b)
     M[i, j] = M[j, i] = np.nan
     centre_fit = complete_covariance(M, names=keep)
-    common = np.array([k for k in range(len(keep)) if k not in (i, j) and not np.isnan(M[i, k]) and not np.isnan(M[j, k])], dtype=int)
+    common = np.array(
+        [k for k in range(len(keep)) if k not in (i, j) and not np.isnan(M[i, k]) and not np.isnan(M[j, k])], dtype=int
+    )
     with_edge = M.copy()
     with_edge[i, j] = with_edge[j, i] = centre_fit.cov[i, j]
     from .completion import _cliques

@@ -81,11 +81,17 @@ def complete_covariance(
     known = ~np.isnan(M)
     variance = np.diag(M)
     if not known.diagonal().all():
-        raise UnboundedEntropyError(f"the variance of {_listed([labels[i] for i in np.flatnonzero(~known.diagonal())])} is unknown")
+        raise UnboundedEntropyError(
+            f"the variance of {_listed([labels[i] for i in np.flatnonzero(~known.diagonal())])} is unknown"
+        )
     if not np.array_equal(known, known.T) or not np.allclose(M[known], M.T[known], rtol=1e-9, atol=0.0):
-        raise InfeasibleMomentsError("the covariance matrix is not symmetric (entries and NaNs have to mirror each other)")
+        raise InfeasibleMomentsError(
+            "the covariance matrix is not symmetric (entries and NaNs have to mirror each other)"
+        )
     if np.any(variance <= 0):
-        raise InfeasibleMomentsError(f"the variance of {_listed([labels[i] for i in np.flatnonzero(variance <= 0)])} is not positive")
+        raise InfeasibleMomentsError(
+            f"the variance of {_listed([labels[i] for i in np.flatnonzero(variance <= 0)])} is not positive"
+        )
 
     scale = np.sqrt(variance)
     R = M / np.outer(scale, scale)
@@ -160,7 +166,9 @@ def _check_cliques(R: Array, cliques: Sequence[NDArray[np.intp]], labels: Sequen
     which = _listed([labels[i] for i in C])
     kind = "singular" if smallest > -1e-9 else "not positive definite"
     remedy = (
-        "drop a redundant variable or use shrinkage" if kind == "singular" else "check the sources, or merge with repair='shrink'"
+        "drop a redundant variable or use shrinkage"
+        if kind == "singular"
+        else "check the sources, or merge with repair='shrink'"
     )
     raise InfeasibleMomentsError(
         f"the known covariances of {which} are {kind} (smallest eigenvalue of their correlation matrix {smallest:.3g}): {remedy}"
@@ -250,7 +258,9 @@ def _newton(
                 "no positive definite completion of the known covariances exists, although every fully known block is "
                 f"positive definite; the tightest block is {_listed([labels[i] for i in sizes[0]])}"
             )
-        direction = _conjugate_gradient(lambda D, W=W: np.where(known, W @ D @ W, 0.0), -gradient, min(0.1, np.sqrt(residual)))
+        direction = _conjugate_gradient(
+            lambda D, W=W: np.where(known, W @ D @ W, 0.0), -gradient, min(0.1, np.sqrt(residual))
+        )
         slope = float(np.vdot(gradient, direction))
         step = 1.0
         while step > 1e-12:

@@ -15,11 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, lapack
 from scipy.optimize import brentq
-from scipy.special import expit, log_expit, logit, log_softmax
+from scipy.special import expit, log_expit, log_softmax
 
 from . import closedform as cf
 from .completion import complete_covariance
-from .errors import CMaxEntError, ConvergenceError, InfeasibleMomentsError, InfeasibleMomentsWarning, UnboundedEntropyError
+from .errors import (
+    CMaxEntError,
+    ConvergenceError,
+    InfeasibleMomentsError,
+    InfeasibleMomentsWarning,
+    UnboundedEntropyError,
+)
 from .gated import GatedGaussian
 from .graph import _listed
 from .moments import Moments
@@ -85,7 +91,9 @@ def class_target(moments: Moments, target: str) -> ClassTarget:
         raise CMaxEntError(f"no target {target!r} among the variables {_listed(moments.variables)}")
     kind = moments.kinds[target]
     if kind == "continuous":
-        raise CMaxEntError(f"target {target} is continuous: declare kinds={{{target!r}: 'binary'}} or use MergedRegressor")
+        raise CMaxEntError(
+            f"target {target} is continuous: declare kinds={{{target!r}: 'binary'}} or use MergedRegressor"
+        )
     own = moments.coordinates(target)
     rest = [i for i in range(moments.p) if i not in set(own)]
     mean, cov = moments.mean, moments.cov
@@ -138,7 +146,11 @@ def completed(S: Array, names: Sequence[str]) -> Completed:
     scale = np.sqrt(S.diagonal())
     if np.isnan(S).any():
         result = complete_covariance(S, names=names)
-        info = {"completion_iterations": result.n_iter, "completion_residual": result.residual, "chordal": result.chordal}
+        info = {
+            "completion_iterations": result.n_iter,
+            "completion_residual": result.residual,
+            "chordal": result.chordal,
+        }
         return Completed(result.cov, lambda b: result.precision @ b, result.logdet, info)
     if len(S) == 0:
         return Completed(S, lambda b: b, 0.0, {"condition": 1.0})
@@ -148,12 +160,16 @@ def completed(S: Array, names: Sequence[str]) -> Completed:
     rcond = lapack.dpocon(factor, norm, uplo="L")[0] if status == 0 else 0.0
     if status != 0 or rcond < 1e-14:
         complete_covariance(np.where(np.eye(len(S), dtype=bool), S * 1.0, S), names=names)  # names the culprits
-        raise InfeasibleMomentsError(f"the covariance of {_listed(list(names))} is singular: drop a redundant variable or use shrinkage")
+        raise InfeasibleMomentsError(
+            f"the covariance of {_listed(list(names))} is singular: drop a redundant variable or use shrinkage"
+        )
     if rcond < 1e-12:
         vector = np.abs(np.linalg.eigh(R)[1][:, 0])
         worst = [names[i] for i in np.argsort(-vector)[:4] if vector[i] > 0.1]
         warnings.warn(
-            f"the covariance is nearly singular (condition {1 / rcond:.2g}); collinear columns: {_listed(worst)}", UserWarning, stacklevel=4
+            f"the covariance is nearly singular (condition {1 / rcond:.2g}); collinear columns: {_listed(worst)}",
+            UserWarning,
+            stacklevel=4,
         )
     pair = (factor, True)
 
@@ -244,7 +260,11 @@ def fit_causal(
             b, T = cf.solve_softmax_scale(t.pi, L * factor, ridge=ridge, seed=seed)
         logits = cf.causal_softmax(t.pi, t.mu, directions, L, (b, T))
         intercept, coef = logits.intercept, logits.coef
-        z, w = cf._softmax_rule(L.shape[1], cf._largest_contrast(T), seed) if L.shape[1] else (np.zeros((1, 0)), np.ones(1))
+        z, w = (
+            cf._softmax_rule(L.shape[1], cf._largest_contrast(T), seed)
+            if L.shape[1]
+            else (np.zeros((1, 0)), np.ones(1))
+        )
         log_p = log_softmax(b + z @ T.T, axis=1)
         P = np.exp(log_p)
         moved = (P * w[:, None]).T @ z  # E[p_k z]
@@ -254,7 +274,14 @@ def fit_causal(
     model = GatedGaussian(intercept, coef, np.tile(t.mu, (K, 1)), S.cov, intercept, coef)
     entropy = 0.5 * (len(t.mu) * np.log(2 * np.pi * np.e) + S.logdet) + conditional
     return DirectionFit(
-        model, S.cov, C, float(entropy), lambda: _mechanism_multipliers(t, intercept, coef, O), residual, report, info,
+        model,
+        S.cov,
+        C,
+        float(entropy),
+        lambda: _mechanism_multipliers(t, intercept, coef, O),
+        residual,
+        report,
+        info,
         slack_used=ridge > 0 or omega is not None or factor != 1.0 or bool(shrinkage),
     )
 
@@ -275,7 +302,9 @@ def _causal_feasibility(t: ClassTarget, q: float) -> FeasibilityReport:
     return FeasibilityReport(False, 1 - r2 / limit, r2, limit, reason, (t.name, *involved))
 
 
-def _handle_infeasible(report: FeasibilityReport, mode: str, slack: float, q: float, q_max: float) -> tuple[float, float]:
+def _handle_infeasible(
+    report: FeasibilityReport, mode: str, slack: float, q: float, q_max: float
+) -> tuple[float, float]:
     """(ridge, factor on c) that make infeasible moments usable, as the caller asked; raises when nothing was asked for."""
     if mode not in ("raise", "ridge", "boundary"):
         raise CMaxEntError(f"on_infeasible={mode!r} is not 'raise', 'ridge' or 'boundary'")
@@ -343,11 +372,18 @@ def _anticausal_feasibility(t: ClassTarget) -> FeasibilityReport:
         return FeasibilityReport(True, 1 - r2, r2, 1.0)
     names = tuple(t.names[i] for i in O)
     return FeasibilityReport(
-        False, 1 - r2, r2, 1.0, f"R^2 of {t.name} on {_listed(list(names))} is {r2:.6g}, not below R^2_max = 1", (t.name, *names)
+        False,
+        1 - r2,
+        r2,
+        1.0,
+        f"R^2 of {t.name} on {_listed(list(names))} is {r2:.6g}, not below R^2_max = 1",
+        (t.name, *names),
     )
 
 
-def _anticausal_exact(t: ClassTarget, shrinkage: float | None, report: FeasibilityReport, *, slack_used: bool) -> DirectionFit:
+def _anticausal_exact(
+    t: ClassTarget, shrinkage: float | None, report: FeasibilityReport, *, slack_used: bool
+) -> DirectionFit:
     if not report.feasible and not slack_used:
         raise infeasible(report)
     K, d = len(t.pi), len(t.mu)
@@ -376,7 +412,11 @@ def _anticausal_exact(t: ClassTarget, shrinkage: float | None, report: Feasibili
         logdet = -inner.logdet
         C = _all_classes(result.cov[k:, :k], K)
         means = t.mu + (C / t.pi).T
-        info = {"completion_iterations": result.n_iter, "completion_residual": result.residual, "chordal": result.chordal}
+        info = {
+            "completion_iterations": result.n_iter,
+            "completion_residual": result.residual,
+            "chordal": result.chordal,
+        }
     return _discriminant(t, W, means, within_cov, C, logdet, report, info, slack_used)
 
 
@@ -411,7 +451,15 @@ def _discriminant(
         float(np.abs(C[O] - t.C[O]).max(initial=0.0)), float(np.abs((total - t.sigma)[known]).max(initial=0.0))
     )
     return DirectionFit(
-        model, total, C, entropy, lambda: _mechanism_multipliers(t, intercept, coef, np.arange(d)), residual, report, info, slack_used
+        model,
+        total,
+        C,
+        entropy,
+        lambda: _mechanism_multipliers(t, intercept, coef, np.arange(d)),
+        residual,
+        report,
+        info,
+        slack_used,
     )
 
 

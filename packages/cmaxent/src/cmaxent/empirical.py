@@ -45,7 +45,9 @@ def fit_empirical(
     """
     n, d = X_ref.shape
     if d != len(t.mu) or n == 0:
-        raise CMaxEntError(f"X_ref has to have the {len(t.mu)} columns {_listed(t.names)} and at least one row; got {X_ref.shape}")
+        raise CMaxEntError(
+            f"X_ref has to have the {len(t.mu)} columns {_listed(t.names)} and at least one row; got {X_ref.shape}"
+        )
     if not np.isfinite(X_ref).all():
         raise CMaxEntError("X_ref has to be complete: drop rows with missing values")
     weight = np.full(n, 1.0 / n) if sample_weight is None else sample_weight / sample_weight.sum()

@@ -14,9 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.special import log_expit, log_softmax, logsumexp
+from scipy.special import log_expit, log_softmax, logsumexp, ndtri
 from scipy.stats import qmc
-from scipy.special import ndtri
 
 from .closedform import low_rank_root, normal_rule
 
@@ -69,7 +68,9 @@ class GatedGaussian:
         log_joint = x @ weights.T - 0.5 * np.einsum("kd,kd->k", weights, self.means[:, O])
         hidden = M[self.gated[M]]
         if len(hidden) == 0:
-            gate = log_softmax(self.gate_intercept + x @ self.gate_coef[:, O].T, axis=1) if len(O) else self.gate_intercept
+            gate = (
+                log_softmax(self.gate_intercept + x @ self.gate_coef[:, O].T, axis=1) if len(O) else self.gate_intercept
+            )
             return log_softmax(log_joint + gate, axis=1)
         # The gate sees missing features: average it over their law given x_O and y = k.
         slopes = cho_solve(factor, self.cov[np.ix_(O, hidden)]).T if factor else np.zeros((len(hidden), 0))

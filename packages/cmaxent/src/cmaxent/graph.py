@@ -21,7 +21,6 @@ NAMED_GRAPHS = ("causal", "anticausal", "causal-star", "anticausal-star")
 GraphLike: TypeAlias = "str | nx.DiGraph | Iterable[tuple[str, ...]] | BlockGraph"
 
 
-
 @dataclass(frozen=True)
 class BlockGraph:
     """Blocks in topological order with the parents of each.
@@ -108,7 +107,9 @@ def _parse(text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]], lis
     for statement in filter(None, (s.strip() for s in re.split(r"[;\n]", text))):
         tokens = [t.strip() for t in re.split(r"(<-|->|--)", statement)]
         if len(tokens) % 2 == 0 or any(not t for t in tokens):
-            raise GraphError(f"cannot read {statement!r} in the graph: write edges as 'a->b' or 'a--b', separated by ';'")
+            raise GraphError(
+                f"cannot read {statement!r} in the graph: write edges as 'a->b' or 'a--b', separated by ';'"
+            )
         mentioned += tokens[::2]
         for a, arrow, b in zip(tokens[:-2:2], tokens[1::2], tokens[2::2], strict=True):
             if arrow == "--":
@@ -123,7 +124,9 @@ def _from_list(edges: Iterable[tuple[str, ...]]) -> tuple[list[tuple[str, str]],
     try:
         listed = [tuple(edge) for edge in edges]
     except TypeError:
-        raise GraphError(f"cannot read a graph from {type(edges).__name__}: give a name, a string, edges or a DiGraph") from None
+        raise GraphError(
+            f"cannot read a graph from {type(edges).__name__}: give a name, a string, edges or a DiGraph"
+        ) from None
     for edge in listed:
         match edge:
             case (str(a), str(b)):
@@ -149,7 +152,9 @@ def _from_edges(
         raise GraphError(f"the graph names {_listed(unknown)}, but the variables are {_listed(names)}")
     missing = [v for v in names if v not in set(mentioned)]
     if missing:
-        raise GraphError(f"the graph does not place {_listed(missing)}: add it to the graph or leave it out of the moments")
+        raise GraphError(
+            f"the graph does not place {_listed(missing)}: add it to the graph or leave it out of the moments"
+        )
     for a, b in (*directed, *undirected):
         if a == b:
             raise GraphError(f"the graph has an edge from {a} to itself")
@@ -164,7 +169,9 @@ def _from_edges(
     dag.add_nodes_from(range(len(components)))
     for a, b in directed:
         if home[a] == home[b]:
-            raise GraphError(f"{a}->{b} runs inside the block {{{', '.join(components[home[a]])}}} that '--' makes: remove one of them")
+            raise GraphError(
+                f"{a}->{b} runs inside the block {{{', '.join(components[home[a]])}}} that '--' makes: remove one of them"
+            )
         dag.add_edge(home[a], home[b])
     try:
         order = list(nx.lexicographical_topological_sort(dag, key=lambda i: position[components[i][0]]))

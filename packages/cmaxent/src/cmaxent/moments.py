@@ -236,7 +236,9 @@ class Moments:
         kinds = {_variable_of(name, self.kinds): self.kinds[_variable_of(name, self.kinds)] for name in chosen}
         for variable, kind in list(kinds.items()):
             if kind == "categorical" and not set(self.coordinates(variable)) <= set(index):
-                raise CMaxEntError(f"subset has to keep all classes of {variable}: name the variable, not one indicator")
+                raise CMaxEntError(
+                    f"subset has to keep all classes of {variable}: name the variable, not one indicator"
+                )
         grid = np.ix_(index, index)
         return Moments(
             chosen,
@@ -319,7 +321,9 @@ class Moments:
         suffix = Path(path).suffix
         if suffix == ".json":
             if self.p > JSON_LIMIT:
-                raise CMaxEntError(f"{path}: {self.p} coordinates are too many for .json (at most {JSON_LIMIT}); use .npz")
+                raise CMaxEntError(
+                    f"{path}: {self.p} coordinates are too many for .json (at most {JSON_LIMIT}); use .npz"
+                )
             save_json(path, "moments", self.to_dict())
         elif suffix == ".npz":
             meta = {
@@ -370,7 +374,9 @@ def _validated(
     p = len(names)
     _check_names(names)
     if mean.shape != (p,) or cov.shape != (p, p):
-        raise CMaxEntError(f"{p} names need mean of shape ({p},) and cov of shape ({p}, {p}); got {mean.shape} and {cov.shape}")
+        raise CMaxEntError(
+            f"{p} names need mean of shape ({p},) and cov of shape ({p}, {p}); got {mean.shape} and {cov.shape}"
+        )
     _require(np.isfinite(mean), names, "has a mean that is not a finite number")
     _require(~np.isinf(cov).any(axis=1), names, "has an infinite covariance")
     known = ~np.isnan(cov)
@@ -434,7 +440,8 @@ def _kind_map(names: tuple[str, ...], kinds: Mapping[str, str] | Sequence[str] |
         if len(kinds) != len(names):
             raise CMaxEntError(f"kinds lists {len(kinds)} entries for {len(names)} names")
         given = {
-            name.split("=", 1)[0] if kind == "categorical" else name: kind for name, kind in zip(names, kinds, strict=True)
+            name.split("=", 1)[0] if kind == "categorical" else name: kind
+            for name, kind in zip(names, kinds, strict=True)
         }
     for variable, kind in given.items():
         if kind not in KINDS:
@@ -442,7 +449,9 @@ def _kind_map(names: tuple[str, ...], kinds: Mapping[str, str] | Sequence[str] |
         found = any(n.startswith(f"{variable}=") for n in names) if kind == "categorical" else variable in names
         if not found:
             wanted = f"coordinates '{variable}=class'" if kind == "categorical" else f"a coordinate {variable!r}"
-            raise CMaxEntError(f"kinds names {variable} as {kind}, but there is no such thing among the names: it needs {wanted}")
+            raise CMaxEntError(
+                f"kinds names {variable} as {kind}, but there is no such thing among the names: it needs {wanted}"
+            )
     categorical = {v for v, kind in given.items() if kind == "categorical"}
     result: dict[str, str] = {}
     for name in names:
@@ -461,7 +470,9 @@ def _variable_of(name: str, kinds: Mapping[str, str]) -> str:
 
 def _bernoulli_variance(name: str, pi: float, given: float) -> float:
     if not 0.0 < pi < 1.0:
-        raise CMaxEntError(f"binary {name} has mean {pi:g}, so only one class occurs; it has to lie strictly between 0 and 1")
+        raise CMaxEntError(
+            f"binary {name} has mean {pi:g}, so only one class occurs; it has to lie strictly between 0 and 1"
+        )
     exact = pi * (1 - pi)
     if not np.isnan(given) and abs(given - exact) > 1e-6 * exact:
         raise InconsistentMomentsError(
@@ -484,7 +495,9 @@ def _fill_categorical(variable: str, names: tuple[str, ...], mean: Array, cov: A
     exact = np.diag(pi) - np.outer(pi, pi)
     own = np.ix_(index, index)
     if np.nanmax(np.abs(cov[own] - exact), initial=0.0) > 1e-6:
-        raise InconsistentMomentsError(f"the indicator covariances of {variable} are not those of its class frequencies")
+        raise InconsistentMomentsError(
+            f"the indicator covariances of {variable} are not those of its class frequencies"
+        )
     cov[own] = exact
     others = np.setdiff1d(np.arange(len(names)), index)
     block = cov[np.ix_(index, others)]
@@ -524,7 +537,9 @@ def _counts(n: float | ArrayLike | None, p: int) -> float | Array | None:
     return _frozen(counts)
 
 
-def _labels(names: tuple[str, ...], kinds: Mapping[str, str], given: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+def _labels(
+    names: tuple[str, ...], kinds: Mapping[str, str], given: Mapping[str, Sequence[Any]]
+) -> dict[str, tuple[Any, ...]]:
     labels: dict[str, tuple[Any, ...]] = {}
     for variable, kind in kinds.items():
         if kind == "continuous":

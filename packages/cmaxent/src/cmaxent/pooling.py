@@ -73,7 +73,9 @@ def merge(
     weights = _weights(sources)
     if pooling == "mechanism":
         if target is None or kinds.get(target) not in ("binary", "categorical"):
-            raise CMaxEntError(f"mechanism pooling needs a discrete target; {target!r} is {kinds.get(target or '', 'not a variable')}")
+            raise CMaxEntError(
+                f"mechanism pooling needs a discrete target; {target!r} is {kinds.get(target or '', 'not a variable')}"
+            )
         pooled = _pool_mechanism(sources, weights, names, kinds, levels, target, prevalence)
     else:
         pooled = _pool_raw(sources, weights, names, kinds, levels)
@@ -97,7 +99,9 @@ def _union(sources: Sequence[Moments]) -> tuple[tuple[str, ...], dict[str, str],
                     f"in source {i}: declare the same kinds everywhere"
                 )
             if variable in levels and levels[variable] != source.levels.get(variable, levels[variable]):
-                raise InconsistentMomentsError(f"{variable} has levels {levels[variable]} and, in source {i}, {source.levels[variable]}")
+                raise InconsistentMomentsError(
+                    f"{variable} has levels {levels[variable]} and, in source {i}, {source.levels[variable]}"
+                )
             kinds.setdefault(variable, kind)
             coordinates.setdefault(variable, own)
             if variable in source.levels:
@@ -109,7 +113,9 @@ def _weights(sources: Sequence[Moments]) -> list[Array]:
     """(p_s, p_s) weight of each pair in each source; equal weights where no source says its n."""
     silent = [i for i, s in enumerate(sources) if s.n is None]
     if silent and len(silent) < len(sources):
-        raise CMaxEntError(f"source {_listed(map(str, silent))} has no n while others have: pass n= so that they can be weighted")
+        raise CMaxEntError(
+            f"source {_listed(map(str, silent))} has no n while others have: pass n= so that they can be weighted"
+        )
     return [np.where(s.known, 1.0 if s.n is None else s.n, 0.0) for s in sources]
 
 
@@ -146,7 +152,11 @@ def _pool_raw(
     means = np.where(n.diagonal() > 0, origin + mean.diagonal(), origin)
     made = _validated(names, kinds, means, cov, _count_or_none(sources, n), levels)
     pair_mean = np.where(n > 0, origin[:, None] + mean, means[:, None])
-    return made if np.array_equal(pair_mean, np.broadcast_to(means[:, None], (p, p))) else replace(made, pair_mean=_frozen(pair_mean))
+    return (
+        made
+        if np.array_equal(pair_mean, np.broadcast_to(means[:, None], (p, p)))
+        else replace(made, pair_mean=_frozen(pair_mean))
+    )
 
 
 def _pooled_mean(sources: Sequence[Moments], weights: Sequence[Array], names: tuple[str, ...]) -> Array:
@@ -299,7 +309,9 @@ def _read_prevalence(prevalence: Any, K: int, n_sources: int, target: str) -> tu
         if K == 2 and pi.shape == (1,):
             pi = np.array([1 - pi[0], pi[0]])
         if pi.shape != (K,) or (pi <= 0).any() or abs(pi.sum() - 1) > 1e-6:
-            raise CMaxEntError(f"prevalence of {target} {where} has to be {'a number in (0, 1)' if K == 2 else f'{K} positive numbers summing to 1'}")
+            raise CMaxEntError(
+                f"prevalence of {target} {where} has to be {'a number in (0, 1)' if K == 2 else f'{K} positive numbers summing to 1'}"
+            )
         return pi / pi.sum()
 
     if prevalence is None:
@@ -316,7 +328,9 @@ def _read_prevalence(prevalence: Any, K: int, n_sources: int, target: str) -> tu
         except (TypeError, ValueError):
             index = -1
         if not 0 <= index < n_sources:
-            raise CMaxEntError(f"prevalence names source {key!r}; sources are 0 to {n_sources - 1}, or 'target' for the merged population")
+            raise CMaxEntError(
+                f"prevalence names source {key!r}; sources are 0 to {n_sources - 1}, or 'target' for the merged population"
+            )
         given[index] = probabilities(value, f"in source {key}")
     return merged, given
 
@@ -397,7 +411,9 @@ def _repaired(pooled: Moments, sources: Sequence[Moments], weights: Sequence[Arr
         low, high = 0.0, 1.0
         while high - low > 1e-6:
             middle = (low + high) / 2
-            low, high = (low, middle) if _why_infeasible(_shrunk_pairs(pooled, middle), usable) is None else (middle, high)
+            low, high = (
+                (low, middle) if _why_infeasible(_shrunk_pairs(pooled, middle), usable) is None else (middle, high)
+            )
         return replace(_shrunk_pairs(pooled, high), repair_alpha=high)
     return _maximum_likelihood(pooled, sources, weights, usable)
 
@@ -427,7 +443,9 @@ def _shrunk_pairs(m: Moments, alpha: float) -> Moments:
     return replace(m, cov=_frozen(m.cov * factor))
 
 
-def _maximum_likelihood(pooled: Moments, sources: Sequence[Moments], weights: Sequence[Array], index: NDArray[np.intp]) -> Moments:
+def _maximum_likelihood(
+    pooled: Moments, sources: Sequence[Moments], weights: Sequence[Array], index: NDArray[np.intp]
+) -> Moments:
     """Covariances that maximise sum_s n_s [-logdet Sigma_SS - tr(Sigma_SS^-1 S_s)], over Cholesky factors.
 
     Each source enters with its fully known blocks. Pairs that no source observes stay unknown.
@@ -465,7 +483,13 @@ def _maximum_likelihood(pooled: Moments, sources: Sequence[Moments], weights: Se
         gradient[np.diag_indices(p)] *= diagonal
         return value, gradient[lower]
 
-    found = minimize(objective, np.zeros(len(lower[0])), jac=True, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-14, "gtol": 1e-9})
+    found = minimize(
+        objective,
+        np.zeros(len(lower[0])),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 5000, "ftol": 1e-14, "gtol": 1e-9},
+    )
     L = np.zeros((p, p))
     L[lower] = found.x
     np.fill_diagonal(L, np.exp(L.diagonal().copy()))
@@ -481,5 +505,7 @@ def _maximum_likelihood(pooled: Moments, sources: Sequence[Moments], weights: Se
             cov[:, j] *= factor
             cov[j, j] = pooled.cov[j, j]
     if any(kind == "categorical" for kind in pooled.kinds.values()):
-        raise CMaxEntError("repair='ml' handles continuous and binary variables; use repair='shrink' with categorical ones")
+        raise CMaxEntError(
+            "repair='ml' handles continuous and binary variables; use repair='shrink' with categorical ones"
+        )
     return replace(pooled, cov=_frozen(cov))

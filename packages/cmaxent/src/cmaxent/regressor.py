@@ -82,15 +82,21 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
             frame = pd.DataFrame(np.asarray(array, dtype=float), columns=[f"x{i}" for i in range(array.shape[1])])
         values = np.asarray(y)
         if values.ndim == 2 and values.shape[1] == 1:
-            warnings.warn("A column-vector y was passed when a 1d array was expected.", DataConversionWarning, stacklevel=2)
+            warnings.warn(
+                "A column-vector y was passed when a 1d array was expected.", DataConversionWarning, stacklevel=2
+            )
         elif values.ndim != 1:
             raise CMaxEntError(f"y has to be one column of numbers; got shape {values.shape}")
-        values = check_array(values.ravel(), ensure_2d=False, dtype="numeric", ensure_all_finite="allow-nan", input_name="y").astype(float)
+        values = check_array(
+            values.ravel(), ensure_2d=False, dtype="numeric", ensure_all_finite="allow-nan", input_name="y"
+        ).astype(float)
         if len(values) != len(frame):
             raise CMaxEntError(f"X has {len(frame)} rows but y has {len(values)}: inconsistent numbers of samples")
         if len(frame) < 2:
             raise CMaxEntError(f"X has {len(frame)} sample(s); moments need at least 2")
-        weight = None if sample_weight is None else np.broadcast_to(np.asarray(sample_weight, dtype=float), (len(frame),))
+        weight = (
+            None if sample_weight is None else np.broadcast_to(np.asarray(sample_weight, dtype=float), (len(frame),))
+        )
         if weight is not None and not weight.any():
             raise CMaxEntError("sample weights are all zero: no row counts")
         columns = [*(_Column(c, "continuous") for c in frame.columns), _Column(self.target, "continuous")]
@@ -111,7 +117,10 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
         """Merge sources (raw moments), then fit."""
         from .classifier import _as_moments
 
-        made = [_as_moments(s, i) for i, s in enumerate([sources] if isinstance(sources, (Moments, pd.DataFrame)) else sources)]
+        made = [
+            _as_moments(s, i)
+            for i, s in enumerate([sources] if isinstance(sources, (Moments, pd.DataFrame)) else sources)
+        ]
         return self.fit_moments(merge(made, repair=self.repair))
 
     def _fit(self, moments: Moments) -> None:
@@ -133,7 +142,12 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
         place = blocks.block_of(self.target)
         if len(blocks.blocks) == 2 and place == 1 and set(blocks.parents[1]) == set(others):
             joint = _causal(cov, [self.target, *names], self.shrinkage)
-        elif len(blocks.blocks) == 2 and place == 0 and blocks.blocks[0] == (self.target,) and blocks.parents[1] == (self.target,):
+        elif (
+            len(blocks.blocks) == 2
+            and place == 0
+            and blocks.blocks[0] == (self.target,)
+            and blocks.parents[1] == (self.target,)
+        ):
             joint = _anticausal(cov, [self.target, *names], self.shrinkage)
         else:
             from .chain import fit_chain
@@ -180,14 +194,20 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
         else:
             rows = check_array(X, dtype="numeric", ensure_all_finite="allow-nan").astype(float)
             if rows.shape[1] != len(names):
-                raise CMaxEntError(f"X has {rows.shape[1]} features, but MergedRegressor is expecting {len(names)} features as input")
+                raise CMaxEntError(
+                    f"X has {rows.shape[1]} features, but MergedRegressor is expecting {len(names)} features as input"
+                )
         mean, std = np.empty(len(rows)), np.empty(len(rows))
         missing = np.isnan(rows)
         patterns, group = np.unique(np.packbits(missing, axis=1), axis=0, return_inverse=True)
         for g in range(len(patterns)):
             at = np.flatnonzero(group.ravel() == g)
             O = np.flatnonzero(~missing[at[0]])
-            beta = self.coef_ if len(O) == len(names) else np.linalg.solve(self._joint[np.ix_(O + 1, O + 1)], self._joint[O + 1, 0])
+            beta = (
+                self.coef_
+                if len(O) == len(names)
+                else np.linalg.solve(self._joint[np.ix_(O + 1, O + 1)], self._joint[O + 1, 0])
+            )
             mean[at] = self._mean[0] + (rows[np.ix_(at, O)] - self._mean[O + 1]) @ beta
             std[at] = np.sqrt(max(self._joint[0, 0] - self._joint[O + 1, 0] @ beta, 0.0))
         return (mean, std) if return_std else mean
@@ -253,7 +273,9 @@ def _anticausal(cov: Array, names: list[str], shrinkage: float | None) -> Array:
         M[1:, 1:] = shrunk(cov[1:, 1:], shrinkage)
         return complete_covariance(M, names=names).cov
     # Every covariance with Y is known: completing (Y, X) is completing Cov(X | Y), which is what gets shrunk.
-    given_y = completed(shrunk(cov[1:, 1:] - np.outer(c, c) / cov[0, 0], shrinkage), [f"{n} given {names[0]}" for n in names[1:]])
+    given_y = completed(
+        shrunk(cov[1:, 1:] - np.outer(c, c) / cov[0, 0], shrinkage), [f"{n} given {names[0]}" for n in names[1:]]
+    )
     joint = cov.copy()
     joint[1:, 1:] = given_y.cov + np.outer(c, c) / cov[0, 0]
     return joint

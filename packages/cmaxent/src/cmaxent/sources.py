@@ -64,7 +64,14 @@ def from_class_stats(
 
 
 def from_logistic(
-    coef: ArrayLike, intercept: float, mean: ArrayLike, cov: ArrayLike, *, target: str, names: Sequence[str], n: float | None = None
+    coef: ArrayLike,
+    intercept: float,
+    mean: ArrayLike,
+    cov: ArrayLike,
+    *,
+    target: str,
+    names: Sequence[str],
+    n: float | None = None,
 ) -> Moments:
     """Moments of a logistic regression whose features are Gaussian with the given mean and covariance.
 
@@ -87,7 +94,9 @@ def from_logistic(
         raise CMaxEntError(f"the covariance of {_listed(names)} is not positive semidefinite")
     a = float(np.ravel(_numbers(intercept, "intercept"))[0])
     pi, slope = _mean_and_slope(a + float(beta @ mu), np.sqrt(variance))
-    return _joint(target, [target], {target: "binary"}, np.array([pi]), mu, (sigma @ beta * slope)[:, None], sigma, names, n, {})
+    return _joint(
+        target, [target], {target: "binary"}, np.array([pi]), mu, (sigma @ beta * slope)[:, None], sigma, names, n, {}
+    )
 
 
 def from_predictor(
@@ -111,7 +120,9 @@ def from_predictor(
 
     method = getattr(predict_proba, "predict_proba", predict_proba)
     if not callable(method):
-        raise CMaxEntError(f"predict_proba has to be a function or a fitted classifier, not {type(predict_proba).__name__}")
+        raise CMaxEntError(
+            f"predict_proba has to be a function or a fitted classifier, not {type(predict_proba).__name__}"
+        )
     frame = as_frame(X_ref)
     labels = list(map(str, names)) if names is not None else list(frame.columns)
     if len(labels) != frame.shape[1]:
@@ -122,8 +133,16 @@ def from_predictor(
     P = _numbers(method(X_ref), "predicted probabilities")
     if P.ndim == 1:
         P = np.column_stack([1 - P, P])
-    if P.shape[0] != len(X) or P.shape[1] < 2 or not np.isfinite(P).all() or (P < -1e-9).any() or not np.allclose(P.sum(axis=1), 1, atol=1e-6):
-        raise CMaxEntError(f"the predictor has to return one row of class probabilities per reference row; got shape {P.shape}")
+    if (
+        P.shape[0] != len(X)
+        or P.shape[1] < 2
+        or not np.isfinite(P).all()
+        or (P < -1e-9).any()
+        or not np.allclose(P.sum(axis=1), 1, atol=1e-6)
+    ):
+        raise CMaxEntError(
+            f"the predictor has to return one row of class probabilities per reference row; got shape {P.shape}"
+        )
     K = P.shape[1]
     classes = list(getattr(predict_proba, "classes_", range(K)))
     pi, mu = P.mean(axis=0), X.mean(axis=0)
@@ -179,7 +198,9 @@ def from_marginal_effects(
     if scale == "logit":
         taus = np.abs(effects) * np.sqrt(variance)
         c = c * np.array([_mean_and_slope(_location_for(prevalence, t), t)[1] for t in taus])
-    return _joint(target, [target], {target: "binary"}, np.array([prevalence]), np.zeros(d), c[:, None], spread, names, n, {})
+    return _joint(
+        target, [target], {target: "binary"}, np.array([prevalence]), np.zeros(d), c[:, None], spread, names, n, {}
+    )
 
 
 def _joint(
@@ -200,7 +221,9 @@ def _joint(
     cov = np.empty((k + len(mu), k + len(mu)))
     cov[:k, :k] = np.diag(pi) - np.outer(pi, pi)
     cov[k:, :k], cov[:k, k:], cov[k:, k:] = C, C.T, sigma
-    return Moments.from_arrays(np.concatenate([pi, mu]), cov, names=[*coordinates, *names], kinds=kinds, n=n, levels=levels)
+    return Moments.from_arrays(
+        np.concatenate([pi, mu]), cov, names=[*coordinates, *names], kinds=kinds, n=n, levels=levels
+    )
 
 
 def _mean_and_slope(m: float, tau: float) -> tuple[float, float]:

@@ -44,7 +44,9 @@ def _umask() -> int:
     return mask
 
 
-def save_npz(path: str | os.PathLike[str], kind: str, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def save_npz(
+    path: str | os.PathLike[str], kind: str, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> None:
     """Store arrays with a JSON header ``{"format": "cmaxent/<kind>", "version", "sha256", "meta"}``."""
     header = {"format": f"cmaxent/{kind}", "version": VERSION, "sha256": _digest(meta, arrays), "meta": meta}
     buffer = io.BytesIO()

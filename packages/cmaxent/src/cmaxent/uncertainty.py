@@ -191,9 +191,16 @@ def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array
     assert counts is not None
     index = [int(i) for i in _nonredundant(moments)]
     own = set(moments.coordinates(t.name))
-    fixed = {i for i in index if moments.kinds[_variable_of(moments.names[i], moments.kinds)] != "continuous"}  # their variance follows from the mean
+    fixed = {
+        i for i in index if moments.kinds[_variable_of(moments.names[i], moments.kinds)] != "continuous"
+    }  # their variance follows from the mean
     entries: list[tuple[int, ...]] = [(i,) for i in index]
-    entries += [(i, j) for a, i in enumerate(index) for j in index[a:] if not np.isnan(moments.cov[i, j]) and not _fixed_pair(moments, i, j)]
+    entries += [
+        (i, j)
+        for a, i in enumerate(index)
+        for j in index[a:]
+        if not np.isnan(moments.cov[i, j]) and not _fixed_pair(moments, i, j)
+    ]
     if len(entries) > MOST_MOMENTS:
         raise CMaxEntError(
             f"{len(entries)} moments are too many for the delta method (at most {MOST_MOMENTS}): use Accumulator(bootstrap=B) and refit each replicate"
@@ -210,7 +217,9 @@ def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array
                 indicators = moments.coordinates(variable)
                 mean[indicators[-1]] = 1.0 - mean[indicators[:-1]].sum()
                 cov[np.ix_(indicators, indicators)] = cov[indicators[-1], :] = cov[:, indicators[-1]] = np.nan
-        changed = Moments.from_arrays(mean, cov, names=moments.names, kinds=moments.kinds, n=moments.n, levels=moments.levels)
+        changed = Moments.from_arrays(
+            mean, cov, names=moments.names, kinds=moments.kinds, n=moments.n, levels=moments.levels
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit, _ = fit_direction(
@@ -255,12 +264,14 @@ def _shared(counts: Array, a: tuple[int, ...], b: tuple[int, ...]) -> float:
     return float(counts[np.ix_(members, members)].min())
 
 
-def _moment_deviations(model: MergedClassifier, entries: list[tuple[int, ...]], index: list[int], own: set[int]) -> Array:
+def _moment_deviations(
+    model: MergedClassifier, entries: list[tuple[int, ...]], index: list[int], own: set[int]
+) -> Array:
     """(draws, entries): e_i - mean_i and e_i e_j - cov_ij under the fitted law."""
     X, y = simulate(model._direction.model, DRAWS, np.random.default_rng(model.random_state))
     moments, t = model.moments_, model._target_view
     column = {moments.names.index(n): X[:, k] for k, n in enumerate(t.names)}
-    column |= {i: y for i in own}
+    column |= dict.fromkeys(own, y)
     centred = {i: column[i] - column[i].mean() for i in index}
     out = np.column_stack([centred[e[0]] if len(e) == 1 else centred[e[0]] * centred[e[1]] for e in entries])
     return out - out.mean(axis=0)
@@ -274,7 +285,9 @@ def _empirical_covariance(model: MergedClassifier) -> Array:
     rows = _training_rows(model)
     beta = np.concatenate([model.intercept_, model.coef_[0]])
     if rows is None:
-        raise CMaxEntError("standard errors with p_x='empirical' need the labelled rows: use fit, or bootstrap the sources")
+        raise CMaxEntError(
+            "standard errors with p_x='empirical' need the labelled rows: use fit, or bootstrap the sources"
+        )
     X, y, weight = rows
     design = np.column_stack([np.ones(len(X)), X])
     p = expit(design @ beta)
