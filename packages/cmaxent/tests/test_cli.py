@@ -1,5 +1,6 @@
 """The command line: every bad input gives one line that says where and what to do, and no work is lost."""
 
+import gzip
 import json
 import os
 import signal
@@ -149,6 +150,30 @@ def test_value_that_contradicts_the_first_chunk_is_located(run, name):
     text, message = CONTRADICTIONS[name]
     Path("t.csv").write_text(text)
     assert run("moments", "t.csv", "-o", "m.npz", "--chunk", 2) == (2, "", f"error: {message}\n")
+
+
+def test_files_that_are_not_what_their_suffix_says_are_refused(run):
+    for name, content, message in (
+        ("t.csv.gz", b"y,x\n0,1\n", "damaged or cut off gzip file (Not a gzipped file"),
+        (
+            "cut.csv.gz",
+            gzip.compress(b"y,x\n" + b"0,1\n" * 999)[:30],
+            "damaged or cut off gzip file (Compressed file ended",
+        ),
+        ("t.parquet", b"y,x\n0,1\n", "not a Parquet file or damaged"),
+        ("t.npy", b"y,x\n0,1\n", "not an .npy array of numbers, or damaged"),
+        ("t.xlsx", b"PK", "tables are read from .csv, .tsv, .txt (each also .gz), .parquet or .npy"),
+        ("t.csv", b"y,x\n0,\xff\n", "line 2 is not UTF-8 text: convert the file to UTF-8"),
+    ):
+        Path(name).write_bytes(content)
+        code, out, err = run("moments", name, "-o", "m.npz")
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {name}: {message}")
+        assert err.count("\n") == 1
+    np.save("t.npy", np.zeros((2, 2, 2)))
+    assert run("moments", "t.npy", "-o", "m.npz")[2] == (
+        "error: t.npy: has to be a 2-D array of numbers; it is float64 of shape (2, 2, 2)\n"
+    )
 
 
 def test_line_numbers_count_quoted_line_breaks(run):

@@ -690,7 +690,7 @@ def _print_moments(made: Moments, out: Path, as_json: bool) -> None:
         _print_json(facts)
         return
     rows = facts["rows"]
-    count = "unknown" if rows is None else f"{rows[0]:g}" if rows[0] == rows[1] else f"{rows[0]:g} to {rows[1]:g}"
+    count = "unknown" if rows is None else " to ".join(f"{r:,.12g}" for r in dict.fromkeys(rows))
     kinds = list(made.kinds.values())
     shown = ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds))
     print(f"wrote {out}: {len(kinds)} variables ({shown}), {count} rows, {facts['unknown_pairs']} unknown pairs")

@@ -300,8 +300,8 @@ class ArrayTable:
         self.path = path
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise CMaxEntError(f"{path}: not an .npy array of numbers or damaged ({error})") from None
+        except (ValueError, OSError, EOFError):  # numpy's message would suggest pickle
+            raise CMaxEntError(f"{path}: not an .npy array of numbers, or damaged") from None
         if array.ndim != 2 or array.dtype.kind not in "fiub":
             raise CMaxEntError(f"{path}: has to be a 2-D array of numbers; it is {array.dtype} of shape {array.shape}")
         self.shape, self.dtype = array.shape, array.dtype

@@ -102,13 +102,18 @@ def coef_covariance(model: MergedClassifier) -> Array:
     if influence is not None:
         assert n is not None
         rows = _training_rows(model)
-        if rows is not None:
-            X, y, weight = rows
-            values = influence(t, X, y) * np.sqrt(weight / weight.mean())[:, None]
+        if rows is None:
+            X, y = simulate(model._direction.model, DRAWS, np.random.default_rng(model.random_state))
+            weight = np.ones(len(X))
         else:
-            values = influence(t, *simulate(model._direction.model, DRAWS, np.random.default_rng(model.random_state)))
-        values = values - values.mean(axis=0)
-        return values.T @ values / len(values) / n
+            X, y, weight = rows
+        total, square = np.zeros(1 + X.shape[1]), np.zeros((1 + X.shape[1], 1 + X.shape[1]))
+        for start in range(0, len(X), 4096):  # blocks: the influence of every row at once would be the data's size
+            part = slice(start, start + 4096)
+            values = influence(t, X[part], y[part]) * np.sqrt(weight[part] / weight.mean())[:, None]
+            total += values.sum(axis=0)
+            square += values.T @ values
+        return (square / len(X) - np.outer(total, total) / len(X) ** 2) / n
     return _delta_covariance(model, lambda fit: _coefficients(fit))
 
 
@@ -127,7 +132,7 @@ def proba_interval(model: MergedClassifier, X: Array, level: float) -> tuple[Arr
         variance[complete] = np.einsum("ij,jk,ik->i", design, model.coef_cov_, design)
     if not complete.all():
         partial = X[~complete]
-        variance[~complete] = _delta_covariance(model, lambda fit: _logit(fit, partial)).diagonal()
+        variance[~complete] = _delta_covariance(model, lambda fit: _logit(fit, partial), diagonal=True)
     half = norm.ppf((1 + level) / 2) * np.sqrt(np.maximum(variance, 0.0))
     return expit(logit - half), expit(logit + half)
 
@@ -177,8 +182,8 @@ def _logit(fit: DirectionFit, X: Array) -> Array:
 # --- delta method by central differences --------------------------------------------------------------------
 
 
-def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array]) -> Array:
-    """Covariance of f(fit) from that of the moments: J Gamma J' with pair counts.
+def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array], *, diagonal: bool = False) -> Array:
+    """Covariance (or its diagonal) of f(fit) from that of the moments: J Gamma J' with pair counts.
 
     Two moments share N = min of the pair counts among their coordinates: exact when each row observes all columns of
     its source and sources do not share pairs.
@@ -250,7 +255,7 @@ def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array
     shared = np.array([[_shared(counts, a, b) for b in entries] for a in entries])
     with np.errstate(invalid="ignore", divide="ignore"):
         weight = np.where(shared > 0, shared / np.outer(N, N), 0.0)
-    return J @ (gamma * weight) @ J.T
+    return np.einsum("ij,ij->i", J @ (gamma * weight), J) if diagonal else J @ (gamma * weight) @ J.T
 
 
 def _fixed_pair(moments: Moments, i: int, j: int) -> bool:

@@ -83,20 +83,21 @@ def merged_predictions(
         causal = MergedClassifier("y", "causal", on_infeasible="boundary").fit_sources(sources)
         out["anticausal merge"] = anticausal.predict_proba(test)[:, 1]
         out["causal merge"] = causal.predict_proba(test)[:, 1]
-        genmeta = MergedClassifier("y", "causal", p_x="empirical", on_infeasible="ridge").fit_moments(causal.moments_, reference[[*a, *b]])
+        # Without a ridge its equations have no solution on the small reference samples of most sets.
+        genmeta = MergedClassifier("y", "causal", p_x="empirical", slack=0.01).fit_moments(causal.moments_, reference[[*a, *b]])
         out["GENMETA equation"] = genmeta.predict_proba(test)[:, 1]
     out["oracle, joint rows"] = _expert().fit(joint[[*a, *b]], joint["y"]).predict_proba(test[[*a, *b]])[:, 1]
     return out
 
 
 def _mean_scores(data: RealSet, rng: np.random.Generator, splits: int) -> pd.DataFrame:
-    """Scores (methods × measures), mean over random splits: 30 % of rows per table, 20 % reference, 20 % test."""
+    """Scores (methods × measures), mean over random splits: 25 % of rows per table, 30 % reference, 20 % test."""
     table = data.X.assign(y=data.y)
     total: dict[str, list[list[float]]] = {}
     for _ in range(splits):
         a, b = ([str(data.X.columns[i]) for i in half] for half in _halves(rng, data.X.shape[1]))
         rest, test = _stratified(rng, data.y, 0.8)
-        labelled, reference = (rest[i] for i in _stratified(rng, data.y[rest], 0.75))
+        labelled, reference = (rest[i] for i in _stratified(rng, data.y[rest], 0.625))
         first, second = (labelled[i] for i in _stratified(rng, data.y[labelled], 0.5))
         # a column that is constant in its table carries nothing there
         a, b = [c for c in a if table[c].iloc[first].std() > 0], [c for c in b if table[c].iloc[second].std() > 0]
@@ -121,7 +122,7 @@ def run_e14(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment
         gain = loss[baseline] - loss["anticausal merge"]
         note = f"mean log-loss of the baseline minus ours; ours lower on {int((gain > 0).sum())} of {n} sets; {setting}"
         if baseline == "GENMETA equation":
-            note += "; the baseline alone sees unlabelled rows of all columns"
+            note += "; the baseline alone sees unlabelled rows of all columns; ridge .01"
         result.claims.append(
             Claim(
                 f"E14-{baseline.lower().replace(', ', '-').replace(' ', '-')}",
