@@ -103,3 +103,11 @@ def test_kinds_and_counts_have_to_agree():
         merge([Moments.from_arrays([0.5], [[0.3]], names=["x"]), b])
     with pytest.raises(CMaxEntError, match="at least one source"):
         merge([])
+
+
+def test_a_pair_that_is_no_correlation_of_the_pooled_variances_can_be_repaired():
+    wide = Moments.from_arrays([0, 0], [[4, 3.9], [3.9, 4]], names=["a", "b"], n=100)
+    narrow = [Moments.from_arrays([0], [[1]], names=[name], n=900) for name in "ab"]
+    with pytest.raises(InfeasibleMomentsError, match="a and b"):
+        merge([wide, *narrow])
+    assert np.linalg.eigvalsh(merge([wide, *narrow], repair="shrink").cov)[0] > 0

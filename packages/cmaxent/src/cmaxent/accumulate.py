@@ -237,7 +237,7 @@ def _pairwise_consistent(cov: Array) -> Array:
     correlation of any one sample. Positive definiteness is checked where the moments are used.
     """
     limit = np.sqrt(np.outer(cov.diagonal(), cov.diagonal()))
-    return np.clip(cov, -limit, limit)
+    return np.where(np.isnan(limit), cov, np.clip(cov, -limit, limit))
 
 
 # --- columns and their encoding ----------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def merge(
             )
         pooled = _pool_mechanism(sources, weights, names, kinds, levels, target, prevalence)
     else:
-        pooled = _pool_raw(sources, weights, names, kinds, levels)
+        pooled = _pool_raw(sources, weights, names, kinds, levels, repair)
         if prevalence is not None:
             raise CMaxEntError("prevalence= changes the population: use pooling='mechanism'")
     pooled = replace(pooled, heterogeneity=_heterogeneity(sources))
@@ -130,6 +130,7 @@ def _pool_raw(
     names: tuple[str, ...],
     kinds: dict[str, str],
     levels: dict[str, tuple[Any, ...]],
+    repair: str,
 ) -> Moments:
     p = len(names)
     # Chan's update in pairwise form, relative to an origin near the data.
@@ -148,7 +149,19 @@ def _pool_raw(
         mean[grid] += share * delta
         n[grid] = total
     with np.errstate(invalid="ignore", divide="ignore"):
+        # A pair and its variances may come from different rows; what is then no correlation is left to `repair`.
         cov = np.where(n > 0, comoment / n, np.nan)
+        limit = np.sqrt(np.outer(cov.diagonal(), cov.diagonal()))
+        excess = np.argwhere(np.abs(cov) > limit * (1 + 1e-9))
+    if len(excess):
+        i, j = (int(v) for v in excess[0])
+        if repair == "raise":
+            raise InfeasibleMomentsError(
+                f"the pooled correlation of {names[i]} and {names[j]} is {cov[i, j] / limit[i, j]:.4g}, outside [-1, 1], because the "
+                "pair and its variances come from different rows: merge with repair='shrink' or repair='ml'"
+            )
+        cov = np.where(np.isnan(limit), cov, np.clip(cov, -limit * (1 - 1e-6), limit * (1 - 1e-6)))
+        np.fill_diagonal(cov, limit.diagonal())
     means = np.where(n.diagonal() > 0, origin + mean.diagonal(), origin)
     made = _validated(names, kinds, means, cov, _count_or_none(sources, n), levels)
     pair_mean = np.where(n > 0, origin[:, None] + mean, means[:, None])

@@ -90,7 +90,7 @@ def run_e9(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         def difference(edges: Array, a: Array, b: Array) -> float:
             return pooled(edges, a) - pooled(edges, b)
 
-        setting = f"generator G{generator}, {len(truth)} seeds, n = 1000; |z| of the gauge-free contrast; bootstrap over seeds"
+        setting = f"generator G{generator}, {len(truth)} of {profile.edge_seeds} seeds (Y constant in the rest), n = 1000; |z| of the gauge-free contrast; bootstrap over seeds"
         result.claims += [
             Claim(
                 f"C10-known-g{generator}", f"Edges are found from merged tables when p(x) is known (G{generator})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ class _Device(NamedTuple):
     rows: Callable[[int], Any]  # n -> (n, p) float32 rows, the last column a 0/1 target
     gram: Callable[[Any], tuple[Any, Any]]  # (n, p) -> column sums (p,) and XᵀX (p, p), float64 accumulators of float32 products
     wait: Callable[[], None]
+    double: Callable[[], AbstractContextManager[Any]]  # inside it, the library has float64
 
 
 def run_gpu(profile: Profile, rng: np.random.Generator, out: Path, device: str = "auto") -> Experiment:
@@ -39,7 +41,7 @@ def run_gpu(profile: Profile, rng: np.random.Generator, out: Path, device: str =
     if backend is None:
         raise CMaxEntError("the gpu profile needs torch or jax: pip install torch, or pip install 'cmaxent[jax]'")
     names = [*(f"x{i + 1}" for i in range(p - 1)), "y"]
-    double = Accumulator(names, {"y": "binary"} if backend.name.startswith("numpy") else None)
+    double = Accumulator(names)  # reduces on the device; there every column is a number
     total, gram, seconds = None, None, {"fp64": 0.0, "fp32": 0.0, "generate": 0.0}
     done = 0
     while done < n:
@@ -48,8 +50,8 @@ def run_gpu(profile: Profile, rng: np.random.Generator, out: Path, device: str =
         rows = backend.rows(size)
         backend.wait()
         generated = time.perf_counter()
-        double.update(rows)
-        backend.wait()
+        with backend.double():
+            double.update(rows)
         reduced = time.perf_counter()
         sums, products = backend.gram(rows)
         total, gram = (sums, products) if total is None else (total + sums, gram + products)
@@ -75,7 +77,6 @@ def run_gpu(profile: Profile, rng: np.random.Generator, out: Path, device: str =
 
     k, size = profile.device_completion, 512
     cliques = overlapping_cliques(k, max(2, k // 256), min(size, k // 2))
-    began = time.perf_counter()
     completed_time, residual = _complete(k, cliques, rng)
     setting = f"{n:g} rows × {p} columns in blocks of {block} on {backend.name}"
     result = Experiment()
@@ -147,7 +148,8 @@ def _torch(p: int, device: str, seed: int) -> _Device | None:
     def gram(X: Any) -> tuple[Any, Any]:
         return X.sum(0, dtype=torch.float64), (X.T @ X).double()
 
-    return _Device(f"{name} (torch {torch.__version__})", rows, gram, torch.cuda.synchronize if where.type == "cuda" else _nothing)
+    wait = torch.cuda.synchronize if where.type == "cuda" else _nothing
+    return _Device(f"{name} (torch {torch.__version__})", rows, gram, wait, nullcontext)
 
 
 def _nothing() -> None:
@@ -166,10 +168,6 @@ def _jax(p: int, device: str, seed: int) -> _Device | None:
     where = jax.devices("cpu")[0] if device == "cpu" else available
     key = [jax.random.key(seed)]
     latest: list[Any] = []
-    # float64 on the device needs x64, which is switched on for this computation only
-    x64 = jax.experimental.enable_x64 if hasattr(jax, "experimental") else None
-    if x64 is None:
-        return None
 
     def rows(n: int) -> Any:
         key[0], *parts = jax.random.split(key[0], 4)
@@ -182,10 +180,18 @@ def _jax(p: int, device: str, seed: int) -> _Device | None:
         return latest[0]
 
     def gram(X: Any) -> tuple[Any, Any]:
-        product = jnp.matmul(X.T, X, precision="highest")
-        return np.asarray(X, dtype=np.float64).sum(0), np.asarray(product, dtype=np.float64)
+        # the block's sums stay in float32 like its products; blocks are added in float64 on the host
+        return np.asarray(X.sum(0), dtype=float), np.asarray(jnp.matmul(X.T, X, precision="highest"), dtype=float)
 
-    return _Device(f"{where.device_kind} (jax {jax.__version__})", rows, gram, lambda: [x.block_until_ready() for x in latest] and None)
+    def wait() -> None:
+        for x in latest:
+            x.block_until_ready()
+
+    def double() -> AbstractContextManager[Any]:
+        # jax truncates float64 to float32 unless told otherwise
+        return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
+
+    return _Device(f"{where.device_kind} (jax {jax.__version__})", rows, gram, wait, double)
 
 
 def _complete(variables: int, cliques: list[NDArray[np.intp]], rng: np.random.Generator) -> tuple[float, float]:

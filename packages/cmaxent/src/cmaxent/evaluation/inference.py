@@ -126,55 +126,75 @@ def marginal_log_odds(X: Array, y: Array, iterations: int = 8) -> Array:
 
 def run_e12(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     """A joint predictor from one-SNP-at-a-time effects and an LD panel, against individual-level ridge regression."""
+    gamma, result = 0.05, Experiment()
+    # The second size is the one at which the specification quotes .705 / .699 against .709, marginal effects .669.
+    for p, n in ((profile.gwas_snps, profile.gwas_rows), (400, 8000)):
+        y, scores = gwas_scores(rng, p, n, test=20_000, gamma=gamma)
+        reached = {method: float(roc_auc_score(y, score)) for method, score in scores.items()}
+        setting = (
+            f"n = {n}, genotype-like dosages in AR(.8) blocks of 50, panel of {n}, γ = {gamma}, causal direction; ridge {reached['ridge']:.4f}, "
+            f"marginal effects {reached['marginal effects only']:.4f}; paired DeLong interval on {len(y)} test individuals"
+        )
+        for where in LD_SOURCES:
+            ours = scores[f"causal, {where}"]
+            behind = auc_difference_interval(y, scores["ridge"], ours)
+            ahead = auc_difference_interval(y, ours, scores["marginal effects only"])
+            slug = f"{where.replace(' ', '-').replace(',', '').lower()}-p{p}"
+            result.claims += [
+                Claim(
+                    f"E12-gap-{slug}", f"Joint prediction from summary statistics ({where}, {p} SNPs) is within .02 AUC of individual-level ridge regression",
+                    PAPER, "", behind[0], "<=", 0.02, len(y), behind[1:], "AUC", f"{setting}; best of three ridge penalties",
+                ),
+                Claim(
+                    f"E12-gain-{slug}", f"Joint prediction from summary statistics ({where}, {p} SNPs) is .02 AUC above marginal effects alone",
+                    PAPER, "", ahead[0], ">=", 0.02, len(y), ahead[1:], "AUC", setting,
+                ),
+            ]  # fmt: skip
+        result.metrics += [Metric(f"E12 AUC, p = {p}, n = {n}: {method}", value, "", "higher") for method, value in reached.items()]
+    return result
+
+
+LD_SOURCES = ("in-sample LD", "panel LD", "panel LD, blocks only")
+
+
+def gwas_scores(rng: np.random.Generator, p: int, n: int, *, test: int, gamma: float) -> tuple[NDArray[np.int64], dict[str, Array]]:
+    """Labels of test individuals and their scores by each method.
+
+    ``LD_SOURCES``: correlations of the study itself; of an independent panel of n individuals; of that panel with
+    every pair of SNPs in different blocks declared unknown, as LD reference panels are distributed.
+    """
     from .. import Accumulator, Moments
 
-    p, n, gamma = profile.gwas_snps, profile.gwas_rows, 0.05
     model = gwas_model(rng, p)
     names = [f"snp{j + 1}" for j in range(p)]
     train = model.sample(rng, n)
-    panel = Accumulator(names).update(model.sample(rng, max(2000, n // 4)).X).finalize()
-    test = model.sample(rng, max(2000, n // 2))
-    beta = marginal_log_odds(train.X, train.y.astype(float))
     in_sample = Accumulator(names).update(train.X).finalize()
-    prevalence, y = float(train.y.mean()), test.y
-
-    centred = test.X - in_sample.mean
+    panel = Accumulator(names).update(model.sample(rng, n).X).finalize()
+    beta = marginal_log_odds(train.X, train.y.astype(float))
+    tested = model.sample(rng, test)
+    y, prevalence = tested.y, float(train.y.mean())
+    centred = tested.X - in_sample.mean
     scores = {"marginal effects only": centred @ beta}
+
     sd = np.sqrt(np.diag(in_sample.cov))
-    best = -np.inf
-    scaled_test = centred / sd
-    train_scaled = (train.X - in_sample.mean) / sd
+    train_scaled, best = (train.X - in_sample.mean) / sd, -np.inf
     # The peer's penalty is chosen on the test rows, in its favour. 1/C = p is the prior variance of the true effects.
     for C in np.array([0.2, 1.0, 5.0]) / p:
         ridge = LogisticRegression(C=C, tol=1e-3, max_iter=300).fit(train_scaled, train.y)
-        score = scaled_test @ ridge.coef_[0]
+        score = centred @ (ridge.coef_[0] / sd)
         if (reached := float(roc_auc_score(y, score))) > best:
             best, scores["ridge"] = reached, score
-    del train_scaled, scaled_test
-    for where, moments in (("in-sample LD", in_sample), ("independent panel", panel)):
+    del train_scaled, train
+
+    block = np.arange(p) // model.block
+    same_block = block[:, None] == block[None, :]
+    for where, moments in zip(LD_SOURCES, (in_sample, panel, panel), strict=True):
         # the panel gives correlations; the study gives the variances of its own SNPs
-        correlation = moments.cov / np.sqrt(np.outer(np.diag(moments.cov), np.diag(moments.cov)))
-        summary = Moments.from_marginal_effects(
-            beta, var=correlation * np.outer(sd, sd), prevalence=prevalence, target="y", names=names, n=float(n)
-        )
+        panel_sd = np.sqrt(np.diag(moments.cov))
+        cov = moments.cov * np.outer(sd / panel_sd, sd / panel_sd)
+        if where.endswith("blocks only"):
+            cov = np.where(same_block, cov, np.nan)
+        summary = Moments.from_marginal_effects(beta, var=cov, prevalence=prevalence, target="y", names=names, n=float(n))
         for direction in ("causal", "anticausal"):
             scores[f"{direction}, {where}"] = centred @ fit(summary, direction, shrinkage=gamma, on_infeasible="boundary").coef_[0]
-
-    setting = f"p = {p} SNPs (genotype-like dosages, AR(.8) blocks of 50), n = {n}, γ = {gamma}, causal direction; paired DeLong interval on {len(y)} test individuals"
-    result = Experiment()
-    for where, slug in (("in-sample LD", "in-sample"), ("independent panel", "panel")):
-        ours = scores[f"causal, {where}"]
-        behind = auc_difference_interval(y, scores["ridge"], ours)
-        ahead = auc_difference_interval(y, ours, scores["marginal effects only"])
-        result.claims += [
-            Claim(
-                f"E12-gap-{slug}", f"Joint prediction from summary statistics and {where} is within .02 AUC of individual-level ridge regression",
-                PAPER, "", behind[0], "<=", 0.02, len(y), behind[1:], "AUC", f"{setting}; best of three ridge penalties",
-            ),
-            Claim(
-                f"E12-gain-{slug}", f"Joint prediction from summary statistics and {where} is .02 AUC above marginal effects alone",
-                PAPER, "", ahead[0], ">=", 0.02, len(y), ahead[1:], "AUC", setting,
-            ),
-        ]  # fmt: skip
-    result.metrics += [Metric(f"E12 AUC, {k}", float(roc_auc_score(y, s)), "", "higher") for k, s in scores.items()]
-    return result
+    return y, scores

@@ -92,16 +92,16 @@ def _time_pass(result: Experiment, profile: Profile, rng: np.random.Generator) -
         for name, peer in peers.items():
             times[name].append(_seconds(peer)[0])
     own = float(np.median(times["ours"]))
-    setting = f"n = {n}, d = {d}, CPU time, 1 thread, {profile.timing_repeats} interleaved repeats, t interval of the log ratio"
+    setting = f"n = {n}, d = {d}, CPU time, 1 thread, {profile.timing_repeats} interleaved repeats, geometric mean of the ratios and its t interval"
     for name, target in (("LogisticRegression", 4.0), ("LDA lsqr", 3.0), ("LDA svd", 15.0)):
         ratios = np.array(times[name]) / np.array(times["ours"])
-        low, high = np.exp(t_interval(np.log(ratios)))
+        middle, (low, high) = float(np.exp(np.log(ratios).mean())), np.exp(t_interval(np.log(ratios)))
         slug = name.lower().replace(" ", "-")
         same = "largest probability difference %.1e (p(x) Gaussian against empirical)" % logistic_gap if slug.startswith("log") else "same probabilities to 1e-6"
         result.claims.append(
             Claim(
                 f"E13-{slug}", f"Both directions together are {target:g} times faster than scikit-learn's {name} alone",
-                PAPER, "", float(np.median(ratios)), ">=", target, profile.timing_repeats, (float(low), float(high)), "×", f"{setting}; {same}",
+                PAPER, "", middle, ">=", target, profile.timing_repeats, (float(low), float(high)), "×", f"{setting}; {same}",
             )
         )  # fmt: skip
         result.comparisons.append(
@@ -125,8 +125,8 @@ def _time_pass(result: Experiment, profile: Profile, rng: np.random.Generator) -
     speedup = again / float(np.median(slow))
     result.claims += [
         Claim(
-            "E13-refit", f"After the pass a refit takes at most 5 ms (d = {d})", PAPER, "", 1e3 * float(np.median(slow)), "<=", 5.0,
-            REFITS, (low, high), "ms", f"slowest of {', '.join(refits)}: {slowest}; median and t interval of the mean",
+            "E13-refit", f"After the pass a refit takes at most 5 ms (d = {d})", PAPER, "", 1e3 * float(slow.mean()), "<=", 5.0,
+            REFITS, (low, high), "ms", f"slowest of {', '.join(refits)}: {slowest}; hiding the pairs included; mean and t interval",
         ),
         Claim(
             "E13-refit-speedup", "A refit is 100 times faster than refitting logistic regression", PAPER, "", speedup, ">=", 100.0,

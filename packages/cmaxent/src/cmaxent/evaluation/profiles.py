@@ -84,7 +84,7 @@ FULL = Profile(
     hidden_splits=20,
     direction_problems=400,
     oov_seeds=200,
-    edge_seeds=100,
+    edge_seeds=400,
     shift_seeds=40,
     coverage_sims=400,
     coverage_rows=2_000,
@@ -108,8 +108,7 @@ FULL = Profile(
 QUICK = replace(
     FULL,
     name="quick",
-    experiments=("E1", "E2", "E3", "E4", "E5", "E7"),
-    real_sets=("penguins_species", "penguins_sex", "pima", "biopsy"),
+    experiments=("E1", "E2", "E3", "E4", "E5", "E6", "E7", "E8", "E10"),
     problems=200,
     grid=21,
     slope_sizes=(1_000, 10_000, 100_000),
@@ -118,6 +117,8 @@ QUICK = replace(
     bridge_splits=10,
     hidden_splits=5,
     direction_problems=200,
+    oov_seeds=100,
+    shift_seeds=20,
 )
 GPU = replace(
     FULL,
