@@ -4,11 +4,10 @@ import sys
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
-from scipy.special import expit
-
 from cmaxent import CMaxEntError
 from cmaxent import datasets as ds
+from numpy.testing import assert_allclose
+from scipy.special import expit
 
 SHAPES = {
     "breast_cancer_mean": (569, 10, 212),
@@ -42,7 +41,7 @@ def test_real_set_has_the_documented_shape(name):
     assert data.X.shape == (n, d)
     assert int(data.y.sum()) == ones
     assert set(data.y) == {0, 1}
-    assert (data.X.dtypes == float).all()
+    assert all(data.X.dtypes == np.float64)
     assert np.isfinite(data.X.to_numpy()).all()
     assert data.name == name
     assert data.description
@@ -148,7 +147,9 @@ def test_three_causes_are_scaled_and_linear_at_level_zero():
     assert len(data.target) == 1000
     X = np.vstack([data.source[["x1", "x2", "x3"]], data.target[["x1", "x2", "x3"]]])
     assert_allclose([X.min(), X.max()], [0, 5])
-    coef, rest, *_ = np.linalg.lstsq(data.source[["x1", "x2", "x3"]].to_numpy(), data.source["y"].to_numpy(), rcond=None)
+    coef, rest, *_ = np.linalg.lstsq(
+        data.source[["x1", "x2", "x3"]].to_numpy(), data.source["y"].to_numpy(), rcond=None
+    )
     assert_allclose(coef[2], data.derivative, atol=0.02)
     assert_allclose(np.sqrt(rest[0] / 9000), 0.1, atol=0.005)
 

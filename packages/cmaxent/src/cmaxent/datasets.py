@@ -268,7 +268,9 @@ def logistic_gaussian(m: float, tau: float) -> tuple[float, float]:
     return float(w @ p), float(w @ (p * (1.0 - p)))
 
 
-def logistic_sample(rng: np.random.Generator, n: int, mean: Array, cov: Array, coef: Array, intercept: float) -> LogisticSample:
+def logistic_sample(
+    rng: np.random.Generator, n: int, mean: Array, cov: Array, coef: Array, intercept: float
+) -> LogisticSample:
     """Sample the causal model with given parameters; mean (d,), cov (d, d), coef (d,)."""
     X = mean + rng.normal(size=(n, len(mean))) @ np.linalg.cholesky(cov).T
     y = (rng.random(n) < expit(intercept + X @ coef)).astype(np.int64)
@@ -276,7 +278,9 @@ def logistic_sample(rng: np.random.Generator, n: int, mean: Array, cov: Array, c
     return LogisticSample(X, y, mean, cov, coef, intercept, prevalence, cov @ coef * slope)
 
 
-def gaussian_causal(rng: np.random.Generator, n: int, d: int, *, tau: float = 1.5, logit_mean: float = -0.5) -> LogisticSample:
+def gaussian_causal(
+    rng: np.random.Generator, n: int, d: int, *, tau: float = 1.5, logit_mean: float = -0.5
+) -> LogisticSample:
     """Random causal model: the logit has mean ``logit_mean`` and standard deviation ``tau``."""
     cov, mean = random_covariance(rng, d), rng.normal(size=d)
     direction = rng.normal(size=d)
@@ -321,9 +325,9 @@ def class_gaussian_sample(
     y = (rng.random(n) < prevalence).astype(np.int64)
     X = mean_0 + y[:, None] * delta + rng.normal(size=(n, len(delta))) @ np.linalg.cholesky(cov_within).T
     v = prevalence * (1.0 - prevalence)
-    coef = np.linalg.solve(cov_within, delta)
+    coef: Array = np.linalg.solve(cov_within, delta).astype(np.float64)
     intercept = float(np.log(prevalence / (1.0 - prevalence)) - coef @ (mean_0 + delta / 2.0))
-    cov = cov_within + v * np.outer(delta, delta)
+    cov: Array = cov_within + v * np.outer(delta, delta)
     return ClassGaussianSample(X, y, prevalence, mean_0, delta, cov_within, coef, intercept, cov, v * delta)
 
 
@@ -380,7 +384,8 @@ def chain(
     y = (rng.random(n) < expit(intercept_y + coef_y * x1)).astype(np.int64)
     prevalence, _ = logistic_gaussian(intercept_y, coef_y)
     x2 = slope_y * (y - prevalence) + slope_x1 * x1 + np.sqrt(variance) * rng.normal(size=n)
-    # log N(x2; a + slope_y(1-π), V) - log N(x2; a - slope_y π, V) = slope_y/V · (x2 - a) - slope_y²(½ - π)/V, a = slope_x1·x1
+    # With a = slope_x1·x1: log N(x2; a + slope_y(1-π), V) - log N(x2; a - slope_y·π, V)
+    # = slope_y/V · (x2 - a) - slope_y²(½ - π)/V
     w2 = slope_y / variance
     coef = np.array([coef_y - w2 * slope_x1, w2])
     intercept = intercept_y - slope_y**2 * (0.5 - prevalence) / variance
@@ -407,7 +412,11 @@ class LabelShiftPair:
 
 
 def label_shift_pair(
-    rng: np.random.Generator, n: int, *, delta: tuple[float, float] = (1.0, 1.0), prevalences: tuple[float, float] = (0.2, 0.7)
+    rng: np.random.Generator,
+    n: int,
+    *,
+    delta: tuple[float, float] = (1.0, 1.0),
+    prevalences: tuple[float, float] = (0.2, 0.7),
 ) -> LabelShiftPair:
     """n rows from each of two populations that share X | y ~ N(delta·y, I) but not the prevalence.
 
@@ -558,7 +567,9 @@ def three_causes(
     y = y + noise * rng.normal(size=n)
     frame = pd.DataFrame({"x1": x1, "x2": x2, "x3": x3, "y": y})
     cut = int(n * split)
-    return ThreeCauses(frame.iloc[:cut].reset_index(drop=True), frame.iloc[cut:].reset_index(drop=True), derivative, level)
+    return ThreeCauses(
+        frame.iloc[:cut].reset_index(drop=True), frame.iloc[cut:].reset_index(drop=True), derivative, level
+    )
 
 
 @dataclass(frozen=True)

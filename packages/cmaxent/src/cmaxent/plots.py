@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 CAUSAL, ANTICAUSAL, INK, MUTED, PALE = "#0B6FA4", "#D2691E", "#222222", "#7A7A7A", "#E4E4E1"
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -64,7 +64,7 @@ def _context() -> Any:
         import matplotlib as mpl
     except ImportError:
         raise CMaxEntError("plots need matplotlib: pip install 'cmaxent[plot]'") from None
-    return mpl.rc_context(_STYLE)
+    return mpl.rc_context(_STYLE)  # type: ignore[arg-type,unused-ignore]
 
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> None:
@@ -167,7 +167,9 @@ def boundary_figure(
         axis = axes[0, 0]
         low, high = -prevalences[0], 1 - prevalences[0]
         delta = np.array(effects) / np.sqrt(prevalences[0] * (1 - prevalences[0]))
-        _label(axis, low * delta[0] - 0.15, low * delta[1] - 0.42, "E[X | Y=0]", MUTED, fontsize=7.5, ha="center", zorder=6)
+        _label(
+            axis, low * delta[0] - 0.15, low * delta[1] - 0.42, "E[X | Y=0]", MUTED, fontsize=7.5, ha="center", zorder=6
+        )
         _label(axis, high * delta[0] + 0.22, high * delta[1] - 0.12, "E[X | Y=1]", MUTED, fontsize=7.5, zorder=6)
         _save(figure, path)
 
@@ -191,18 +193,27 @@ def _draw_boundaries(axis: Any, fits: Mapping[str, Any], box: float) -> None:
     gap = abs(distance["causal"] - distance["anticausal"])
     verdict = f"{degrees:.1f}° apart" if degrees > 1e-6 else f"parallel, {gap:.2f} apart" if gap > 1e-6 else "identical"
     axis.text(0.03, 0.04, verdict, transform=axis.transAxes, fontsize=8.5, color=INK, va="bottom")
-    first = min(look, key=lambda g: (round(crossing[g], 6), g == "anticausal"))  # its label goes to the left of its line
+    first = min(
+        look, key=lambda g: (round(crossing[g], 6), g == "anticausal")
+    )  # its label goes to the left of its line
     for graph, (text, colour, _) in look.items():
         left = graph == first
         _label(
-            axis, crossing[graph] + (-0.22 if left else 0.22), height, text, colour,
-            ha="right" if left else "left", va="center", fontsize=9, zorder=6,
-        )  # fmt: skip
+            axis,
+            crossing[graph] + (-0.22 if left else 0.22),
+            height,
+            text,
+            colour,
+            ha="right" if left else "left",
+            va="center",
+            fontsize=9,
+            zorder=6,
+        )
 
 
 # --------------------------------------------------------------------------------------------- maps
 def angle_map(path: str | os.PathLike[str], *, prevalence: float = 0.35, resolution: int = 601) -> None:
-    """Angle between the boundaries when Cov(X1, X2) is missing, over the correlations of Y with two standardised features.
+    """Angle between the boundaries without Cov(X1, X2), over the correlations of Y with two standardised features.
 
     The normals are (R1, R2) in the causal and R_i / (1 − R_i²) in the anticausal direction (T7), wherever
     the causal direction has a solution, R1² + R2² < φ(Φ⁻¹(π))² / (π(1−π)) (T2).
@@ -217,7 +228,13 @@ def angle_map(path: str | os.PathLike[str], *, prevalence: float = 0.35, resolut
     with _context():
         figure, axis = _figure(figsize=(5.7, 4.8))
         mesh = axis.pcolormesh(
-            values, values, np.ma.masked_where(~inside, angle), cmap="YlGnBu", shading="nearest", vmin=0.0, rasterized=True
+            values,
+            values,
+            np.ma.masked_where(~inside, angle),
+            cmap="YlGnBu",
+            shading="nearest",
+            vmin=0.0,
+            rasterized=True,
         )
         circle, radius = np.linspace(0, 2 * np.pi, 300), np.sqrt(limit)
         axis.plot(radius * np.cos(circle), radius * np.sin(circle), color=INK, lw=1.2)
@@ -228,13 +245,29 @@ def angle_map(path: str | os.PathLike[str], *, prevalence: float = 0.35, resolut
             axis.plot([-radius * x, radius * x], [-radius * y, radius * y], color=MUTED, lw=0.8, ls=(0, (4, 3)))
         for sign in (1, -1):
             axis.plot([-half, half], [-sign * half, sign * half], color=MUTED, lw=0.8, ls=(0, (4, 3)))
-        axis.text(0.0, 0.30, "parallel on the dashed lines", fontsize=8, ha="center", va="center", color=INK,
-                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5})  # fmt: skip
         axis.text(
-            edge * 0.98, edge * 0.98, f"no causal\nsolution:\n$R_1^2+R_2^2\\geq${limit:.2f}", ha="right", va="top", fontsize=8, color=MUTED
+            0.0,
+            0.30,
+            "parallel on the dashed lines",
+            fontsize=8,
+            ha="center",
+            va="center",
+            color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
+        )
+        axis.text(
+            edge * 0.98,
+            edge * 0.98,
+            f"no causal\nsolution:\n$R_1^2+R_2^2\\geq${limit:.2f}",
+            ha="right",
+            va="top",
+            fontsize=8,
+            color=MUTED,
         )
         axis.set(xlabel="$R_1$ = Corr(Y, $X_1$)", ylabel="$R_2$ = Corr(Y, $X_2$)", aspect="equal")
-        axis.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[-0.8, -0.4, 0, 0.4, 0.8], yticks=[-0.8, -0.4, 0, 0.4, 0.8])
+        axis.set(
+            xlim=(-edge, edge), ylim=(-edge, edge), xticks=[-0.8, -0.4, 0, 0.4, 0.8], yticks=[-0.8, -0.4, 0, 0.4, 0.8]
+        )
         axis.set_title(f"Angle between X → Y and Y → X without Cov(X₁, X₂), π = {prevalence:g}", fontsize=10)
         bar = figure.colorbar(mesh, ax=axis, shrink=0.85, pad=0.02)
         bar.outline.set_visible(False)
@@ -258,7 +291,9 @@ def feasibility_map(path: str | os.PathLike[str], points: Mapping[str, tuple[flo
         axis.plot(pi, limit, color=CAUSAL, lw=2)
         axis.text(0.5, 0.27, "both directions have a solution", ha="center", color=CAUSAL)
         axis.text(0.5, 0.86, "only Y → X has a solution", ha="center", color=ANTICAUSAL)
-        axis.annotate("2/π = 0.637 at prevalence ½", (0.5, 2 / np.pi), (0.5, 0.70), ha="center", fontsize=8.5, color=INK)
+        axis.annotate(
+            "2/π = 0.637 at prevalence ½", (0.5, 2 / np.pi), (0.5, 0.70), ha="center", fontsize=8.5, color=INK
+        )
         for label, (x, y) in (points or {}).items():
             axis.plot(x, y, "o", color=INK, ms=4)
             axis.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7.5)
@@ -297,7 +332,7 @@ def paired_dots(
             axis.text(value, len(table) - 0.35, label, ha="center", va="bottom", fontsize=8, color=MUTED)
         shown = np.clip(values, low, high)
         axis.hlines(rows, np.nanmin(shown, axis=1), np.nanmax(shown, axis=1), color=PALE, lw=3, zorder=1)
-        for k, (name, (label, colour)) in enumerate(columns.items()):
+        for k, (label, colour) in enumerate(columns.values()):
             inside = (values[:, k] >= low) & (values[:, k] <= high)
             axis.plot(shown[inside, k], rows[inside], "o", color=colour, ms=6, zorder=3, label=label, clip_on=False)
             for value, row in zip(values[~inside, k], rows[~inside], strict=True):
@@ -305,21 +340,39 @@ def paired_dots(
                     edge, mark, align = (low, "<", "left") if value < low else (high, ">", "right")
                     axis.plot(edge, row, mark, color=colour, ms=6, zorder=3, clip_on=False)
                     axis.annotate(
-                        f"{value:.2f}", (edge, row), xytext=(7 if align == "left" else -7, 0), textcoords="offset points",
-                        ha=align, va="center", fontsize=7.5, color=colour,
-                    )  # fmt: skip
+                        f"{value:.2f}",
+                        (edge, row),
+                        xytext=(7 if align == "left" else -7, 0),
+                        textcoords="offset points",
+                        ha=align,
+                        va="center",
+                        fontsize=7.5,
+                        color=colour,
+                    )
         axis.set(yticks=rows, yticklabels=[str(i).replace("_", " ") for i in table.index], xlabel=xlabel)
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
         pad = 0.03 * (high - low)
         axis.set(xlim=(low - pad, high + pad), ylim=(-0.7, len(table) - 0.2))
         axis.set_title(title, pad=18 if marks else 6)
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns), frameon=False, handletextpad=0.2)
+        figure.legend(
+            *axis.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=len(columns),
+            frameon=False,
+            handletextpad=0.2,
+        )
         _save(figure, path)
 
 
 def intervals(
-    table: pd.DataFrame, path: str | os.PathLike[str], *, xlabel: str, title: str, band: tuple[float, float], nominal: float
+    table: pd.DataFrame,
+    path: str | os.PathLike[str],
+    *,
+    xlabel: str,
+    title: str,
+    band: tuple[float, float],
+    nominal: float,
 ) -> None:
     """Estimates with intervals, one per row, against a target band.
 
@@ -336,7 +389,9 @@ def intervals(
             colour = CAUSAL if line["direction"] == "causal" else ANTICAUSAL
             axis.plot([line["low"], line["high"]], [row, row], color=colour, lw=2, zorder=2, solid_capstyle="butt")
             axis.plot(line["value"], row, "o", color=colour, ms=6, zorder=3)
-            axis.text(line["value"], row + 0.2, f"{line['value']:.3f}", ha="center", va="bottom", fontsize=8, color=colour)
+            axis.text(
+                line["value"], row + 0.2, f"{line['value']:.3f}", ha="center", va="bottom", fontsize=8, color=colour
+            )
         axis.set(yticks=rows, yticklabels=list(table.index), xlabel=xlabel, ylim=(-0.6, len(table) - 0.2))
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
@@ -345,7 +400,12 @@ def intervals(
 
 
 def score_histogram(
-    scores: Mapping[str, tuple[Array, Array]], path: str | os.PathLike[str], *, xlabel: str, labels: tuple[str, str], title: str
+    scores: Mapping[str, tuple[Array, Array]],
+    path: str | os.PathLike[str],
+    *,
+    xlabel: str,
+    labels: tuple[str, str],
+    title: str,
 ) -> None:
     """Two overlaid histograms per panel: the first sample in blue (causal truth), the second in orange."""
     with _context():
@@ -372,7 +432,9 @@ def _patch(colour: str, label: str) -> Any:
 
 
 # ------------------------------------------------------------------------------------ direction report
-def direction_figure(report: DirectionReport, path: str | os.PathLike[str], *, target: str = "y", most: int = 20) -> None:
+def direction_figure(
+    report: DirectionReport, path: str | os.PathLike[str], *, target: str = "y", most: int = 20
+) -> None:
     """What changes when the arrow is turned round: standardised weights, and the boundary on the logit's axis.
 
     Parameters
@@ -389,7 +451,9 @@ def direction_figure(report: DirectionReport, path: str | os.PathLike[str], *, t
     """
     sides = {k: m for k, m in (("causal", report.causal), ("anticausal", report.anticausal)) if m is not None}
     if not sides:
-        raise CMaxEntError("neither direction is feasible, so there is nothing to draw: " + "; ".join(report.reasons.values()))
+        raise CMaxEntError(
+            "neither direction is feasible, so there is nothing to draw: " + "; ".join(report.reasons.values())
+        )
     if any(len(getattr(m, "classes_", ())) != 2 for m in sides.values()):
         raise CMaxEntError("the direction figure needs a target with two classes")
     weights = pd.DataFrame({k: _standardised_weights(m) for k, m in sides.items()})
@@ -405,10 +469,17 @@ def direction_figure(report: DirectionReport, path: str | os.PathLike[str], *, t
         for direction, colour in (("causal", CAUSAL), ("anticausal", ANTICAUSAL)):
             if direction in sides:
                 left.plot(weights[direction], rows, "o", color=colour, ms=6, zorder=3, label=names[direction])
-        left.set(yticks=rows, yticklabels=list(weights.index), xlabel="weight per standard deviation (log odds)", ylim=(-0.7, len(weights) - 0.3))
+        left.set(
+            yticks=rows,
+            yticklabels=list(weights.index),
+            xlabel="weight per standard deviation (log odds)",
+            ylim=(-0.7, len(weights) - 0.3),
+        )
         left.tick_params(axis="y", length=0)
         left.spines["left"].set_visible(False)
-        left.set_title("Weights" if not np.isfinite(report.angle) else f"Weights: normals {np.degrees(report.angle):.2g}° apart")
+        left.set_title(
+            "Weights" if not np.isfinite(report.angle) else f"Weights: normals {np.degrees(report.angle):.2g}° apart"
+        )
 
         z = np.linspace(-3.6, 3.6, 400)
         right.fill_between(z, norm.pdf(z), color=PALE, lw=0)
@@ -421,14 +492,31 @@ def direction_figure(report: DirectionReport, path: str | os.PathLike[str], *, t
             inside = float(np.clip(t, -3.4, 3.4))
             right.plot([inside, inside], [0, height - 0.01], color=colour, lw=2)
             text = f"{names[direction]}: {t:.2f} SD" + (" (off scale)" if inside != t else "")
-            right.text(inside, height, text, color=colour, ha="right" if inside > 0.8 else "left" if inside < -0.8 else "center", fontsize=8.5)
+            right.text(
+                inside,
+                height,
+                text,
+                color=colour,
+                ha="right" if inside > 0.8 else "left" if inside < -0.8 else "center",
+                fontsize=8.5,
+            )
         right.set(xlim=(-3.6, 3.6), ylim=(0, 0.54), yticks=[], xlabel="x along the normal, SDs from the mean")
         right.spines["left"].set_visible(False)
         share = report.disagreement
         right.set_title("Boundary" if not np.isfinite(share) else f"Boundary: {100 * share:.2g} % of x change class")
         for direction, reason in report.reasons.items():
-            right.text(0.0, 0.2, f"{names[direction]} is infeasible:\n" + _wrapped(reason), fontsize=7.5, color=INK, ha="center", va="center")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, handletextpad=0.2)
+            right.text(
+                0.0,
+                0.2,
+                f"{names[direction]} is infeasible:\n" + _wrapped(reason),
+                fontsize=7.5,
+                color=INK,
+                ha="center",
+                va="center",
+            )
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, handletextpad=0.2
+        )
         _save(figure, path)
 
 

@@ -14,7 +14,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from ..datasets import binary_causes, label_shift_pair, three_causes
 from ..oov import ResidualSkewRegressor
 from .profiles import Profile
-from .report import PAPER, PEERS_PAPER, Claim, Experiment, Metric, auc, bootstrap_interval
+from .report import PEERS_PAPER, Claim, Experiment, Metric, auc, bootstrap_interval
 
 Array = NDArray[np.float64]
 
@@ -26,24 +26,45 @@ def run_e8(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     def median(x: Array) -> float:
         return float(np.median(x))
 
-    note = f"median over {profile.oov_seeds} random mechanisms, n = 10 000 split 90/10; percentile bootstrap interval; oracle: regression in the target environment"
+    note = (
+        f"median over {profile.oov_seeds} random mechanisms, n = 10 000 split 90/10; percentile bootstrap interval; "
+        "oracle: regression in the target environment"
+    )
     result = Experiment()
     result.claims += [
         Claim(
-            "C9-skewness", "The residual-skewness predictor is close to an oracle that sees Y with the new cause (linear mechanism)",
-            PEERS_PAPER["oov"], "close to the oracle", median(linear[:, 0]), "<=", 1.1, len(linear),
-            bootstrap_interval(rng, median, linear[:, 0]), "MSE / oracle MSE", note,
+            id="C9-skewness",
+            statement="On linear mechanisms residual skewness comes close to an oracle that sees Y with the new cause",
+            source=PEERS_PAPER["oov"],
+            paper="close to the oracle",
+            measured=median(linear[:, 0]),
+            op="<=",
+            value=1.1,
+            n=len(linear),
+            ci=bootstrap_interval(rng, median, linear[:, 0]),
+            unit="MSE / oracle MSE",
+            note=note,
         ),
         Claim(
-            "C9-marginal", "The marginal predictor without the new cause is not",
-            PEERS_PAPER["oov"], "worse than the proposed", median(linear[:, 1]), ">=", 1.5, len(linear),
-            bootstrap_interval(rng, median, linear[:, 1]), "MSE / oracle MSE", note,
+            id="C9-marginal",
+            statement="The marginal predictor without the new cause is not",
+            source=PEERS_PAPER["oov"],
+            paper="worse than the proposed",
+            measured=median(linear[:, 1]),
+            op=">=",
+            value=1.5,
+            n=len(linear),
+            ci=bootstrap_interval(rng, median, linear[:, 1]),
+            unit="MSE / oracle MSE",
+            note=note,
         ),
-    ]  # fmt: skip
+    ]
     for level in (1, 2):
         ratios = _oov_ratios(rng, max(20, profile.oov_seeds // 4), level=level)
         for k, who in enumerate(("skewness", "marginal")):
-            result.metrics.append(Metric(f"E8 interactions, level {level}: {who}", median(ratios[:, k]), "MSE / oracle MSE", "lower"))
+            result.metrics.append(
+                Metric(f"E8 interactions, level {level}: {who}", median(ratios[:, k]), "MSE / oracle MSE", "lower")
+            )
     return result
 
 
@@ -81,7 +102,7 @@ def run_e9(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
             # tables from the same rows; p(x) as the joint table, or as the MAXENT law of the one-way tables
             known.append(edge_tests(means, 1000, rows.value_counts(normalize=True), shared_rows=True)["z"].abs())
             estimated.append(edge_tests(means, 1000, marginals, shared_rows=True)["z"].abs())
-        truth = np.array(edge)  # (seeds, 5): resampled by seed, since the five causes of one seed share rows
+        truth = np.array(edge, dtype=float)  # (seeds, 5): resampled by seed, whose five causes share rows
         scores = {"known": np.nan_to_num(np.array(known)), "estimated": np.nan_to_num(np.array(estimated))}
 
         def pooled(edges: Array, score: Array) -> float:
@@ -90,24 +111,49 @@ def run_e9(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         def difference(edges: Array, a: Array, b: Array) -> float:
             return pooled(edges, a) - pooled(edges, b)
 
-        setting = f"generator G{generator}, {len(truth)} of {profile.edge_seeds} seeds (Y constant in the rest), n = 1000; |z| of the gauge-free contrast; bootstrap over seeds"
+        setting = (
+            f"generator G{generator}, {len(truth)} of {profile.edge_seeds} seeds (Y constant in the rest), n = 1000; "
+            "|z| of the gauge-free contrast; bootstrap over seeds"
+        )
         result.claims += [
             Claim(
-                f"C10-known-g{generator}", f"Edges are found from merged tables when p(x) is known (G{generator})",
-                PEERS_PAPER["merging"], "", pooled(truth, scores["known"]), ">=", 0.78, len(truth),
-                bootstrap_interval(rng, pooled, truth, scores["known"]), "AUC", setting,
+                id=f"C10-known-g{generator}",
+                statement=f"Edges are found from merged tables when p(x) is known (G{generator})",
+                source=PEERS_PAPER["merging"],
+                measured=pooled(truth, scores["known"]),
+                op=">=",
+                value=0.78,
+                n=len(truth),
+                ci=bootstrap_interval(rng, pooled, truth, scores["known"]),
+                unit="AUC",
+                note=setting,
             ),
             Claim(
-                f"C10-estimated-g{generator}", f"Edges are found also when p(x) is estimated by MAXENT (G{generator})",
-                PEERS_PAPER["merging"], "", pooled(truth, scores["estimated"]), ">=", 0.70, len(truth),
-                bootstrap_interval(rng, pooled, truth, scores["estimated"]), "AUC", setting,
+                id=f"C10-estimated-g{generator}",
+                statement=f"Edges are found also when p(x) is estimated by MAXENT (G{generator})",
+                source=PEERS_PAPER["merging"],
+                measured=pooled(truth, scores["estimated"]),
+                op=">=",
+                value=0.70,
+                n=len(truth),
+                ci=bootstrap_interval(rng, pooled, truth, scores["estimated"]),
+                unit="AUC",
+                note=setting,
             ),
             Claim(
-                f"C10-order-g{generator}", f"A known p(x) finds edges better than an estimated one (G{generator})",
-                PEERS_PAPER["merging"], "known p(x) is better", difference(truth, scores["known"], scores["estimated"]), ">", 0.0,
-                len(truth), bootstrap_interval(rng, difference, truth, scores["known"], scores["estimated"]), "AUC", setting,
+                id=f"C10-order-g{generator}",
+                statement=f"A known p(x) finds edges better than an estimated one (G{generator})",
+                source=PEERS_PAPER["merging"],
+                paper="known p(x) is better",
+                measured=difference(truth, scores["known"], scores["estimated"]),
+                op=">",
+                value=0.0,
+                n=len(truth),
+                ci=bootstrap_interval(rng, difference, truth, scores["known"], scores["estimated"]),
+                unit="AUC",
+                note=setting,
             ),
-        ]  # fmt: skip
+        ]
     return result
 
 
@@ -132,18 +178,31 @@ def run_e10(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment
         return float((np.abs(found.mean(axis=0) - limit) / error).max())
 
     means = {k: np.mean(v, axis=0) for k, v in weights.items()}
-    setting = f"largest |mean − limit| / SE of the two weights over {profile.shift_seeds} replicates of {rows} rows per source, δ = (1, 1), π = .2 and .7"
+    setting = (
+        f"largest |mean − limit| / SE of the two weights over {profile.shift_seeds} replicates of {rows} rows per "
+        "source, δ = (1, 1), π = .2 and .7"
+    )
     return Experiment(
         claims=[
             Claim(
-                "C11-mechanism", "Mechanism pooling recovers the shared mechanism under label shift",
-                PAPER, "", z("mechanism", pair.coef), "<=", 3.0, profile.shift_seeds, unit="SE",
+                id="C11-mechanism",
+                statement="Mechanism pooling recovers the shared mechanism under label shift",
+                measured=z("mechanism", pair.coef),
+                op="<=",
+                value=3.0,
+                n=profile.shift_seeds,
+                unit="SE",
                 note=f"{setting}; mean {means['mechanism'].round(4).tolist()}, truth {pair.coef.tolist()}",
             ),
             Claim(
-                "C11-raw-bias", "Pooling raw moments is biased as the formula says",
-                PAPER, "", z("raw", pair.naive_limit), "<=", 3.0, profile.shift_seeds, unit="SE",
+                id="C11-raw-bias",
+                statement="Pooling raw moments is biased as the formula says",
+                measured=z("raw", pair.naive_limit),
+                op="<=",
+                value=3.0,
+                n=profile.shift_seeds,
+                unit="SE",
                 note=f"{setting}; mean {means['raw'].round(4).tolist()}, formula {pair.naive_limit.round(4).tolist()}",
             ),
         ]
-    )  # fmt: skip
+    )

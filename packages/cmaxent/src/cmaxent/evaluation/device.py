@@ -1,4 +1,4 @@
-"""GPU: moments of tens of millions of rows that are generated, and reduced, on an accelerator; a very large completion."""
+"""GPU: moments of tens of millions of rows made and reduced on an accelerator, and a very large completion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import CMaxEntError
 from .common import fit
 from .performance import banded_covariance, overlapping_cliques
 from .profiles import Profile
-from .report import PAPER, Claim, Comparison, Experiment, Metric
+from .report import TARGET, Claim, Comparison, Experiment, Metric
 
 Array = NDArray[np.float64]
 EFFECTS = 16  # features that Y depends on
@@ -26,7 +26,7 @@ class _Device(NamedTuple):
 
     name: str
     rows: Callable[[int], Any]  # n -> (n, p) float32 rows, the last column a 0/1 target
-    gram: Callable[[Any], tuple[Any, Any]]  # (n, p) -> column sums (p,) and XᵀX (p, p), float64 accumulators of float32 products
+    gram: Callable[[Any], tuple[Any, Any]]  # (n, p) -> column sums (p,) and XᵀX (p, p), from float32 products
     wait: Callable[[], None]
     double: Callable[[], AbstractContextManager[Any]]  # inside it, the library has float64
 
@@ -82,22 +82,48 @@ def run_gpu(profile: Profile, rng: np.random.Generator, out: Path, device: str =
     result = Experiment()
     result.claims += [
         Claim(
-            "GPU-fp64", "Moments taken on the device in float64 are those of the population up to sampling error",
-            PAPER, "", sampling, "<=", 7.0, p * (p - 1) // 2, None, "/√n", f"largest correlation error × √n over all pairs; {setting}",
+            id="GPU-fp64",
+            statement="Moments taken on the device in float64 are those of the population up to sampling error",
+            source=TARGET,
+            measured=sampling,
+            op="<=",
+            value=7.0,
+            n=p * (p - 1) // 2,
+            unit="/√n",
+            note=f"largest correlation error × √n over all pairs; {setting}",
         ),
         Claim(
-            "GPU-fp32", "Float32 products with float64 accumulation lose nothing against the sampling error",
-            PAPER, "", rounding, "<=", 0.1, p * (p + 1) // 2, None, "/√n", f"largest difference to float64 × √n; {setting}",
+            id="GPU-fp32",
+            statement="Float32 products with float64 accumulation lose nothing against the sampling error",
+            source=TARGET,
+            measured=rounding,
+            op="<=",
+            value=0.1,
+            n=p * (p + 1) // 2,
+            unit="/√n",
+            note=f"largest difference to float64 × √n; {setting}",
         ),
         Claim(
-            "GPU-residual", "Both directions solve the moments of the device",
-            PAPER, "", max(float(m.residual_) for m in models.values()), "<=", 1e-9, 2, note=f"{solve:.1f} s for both, on the host",
+            id="GPU-residual",
+            statement="Both directions solve the moments of the device",
+            source=TARGET,
+            measured=max(float(m.residual_) for m in models.values()),
+            op="<=",
+            value=1e-9,
+            n=2,
+            note=f"{solve:.1f} s for both, on the host",
         ),
         Claim(
-            "GPU-completion", f"A chordal pattern of {k} variables is completed exactly",
-            PAPER, "", residual, "<=", 1e-9, k, note=f"{completed_time:.1f} s, {len(cliques)} overlapping cliques of {len(cliques[0])}, on the host",
+            id="GPU-completion",
+            statement=f"A chordal pattern of {k} variables is completed exactly",
+            source=TARGET,
+            measured=residual,
+            op="<=",
+            value=1e-9,
+            n=k,
+            note=f"{completed_time:.1f} s, {len(cliques)} overlapping cliques of {len(cliques[0])}, on the host",
         ),
-    ]  # fmt: skip
+    ]
     result.metrics += [
         Metric("GPU rows per second, float64", n / seconds["fp64"], "rows/s", "higher"),
         Metric("GPU rows per second, float32", n / seconds["fp32"], "rows/s", "higher"),
@@ -105,7 +131,14 @@ def run_gpu(profile: Profile, rng: np.random.Generator, out: Path, device: str =
         Metric(f"GPU completion of {k} variables", completed_time, "s", "lower"),
     ]
     result.comparisons.append(
-        Comparison("moments on the device: float64 against float32 products", seconds["fp64"], seconds["fp32"], f"float32, {backend.name}", "s", "lower")
+        Comparison(
+            "moments on the device: float64 against float32 products",
+            seconds["fp64"],
+            seconds["fp32"],
+            f"float32, {backend.name}",
+            "s",
+            "lower",
+        )
     )
     return result
 
@@ -123,7 +156,9 @@ def _as_binary(moments: Any) -> Any:
 
     cov = np.array(moments.cov)
     cov[-1, -1] = np.nan
-    return Moments.from_arrays(moments.mean, cov, names=moments.names, kinds={"y": "binary"}, n=float(np.max(moments.n)))
+    return Moments.from_arrays(
+        moments.mean, cov, names=moments.names, kinds={"y": "binary"}, n=float(np.max(moments.n))
+    )
 
 
 def _torch(p: int, device: str, seed: int) -> _Device | None:

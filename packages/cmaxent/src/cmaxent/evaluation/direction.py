@@ -40,23 +40,38 @@ def run_e7(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         setting = f"{n} problems per truth, effects ±U(.4, 1.5), {ROWS} rows, d = {d}"
         result.claims += [
             Claim(
-                f"C8-auc-d{d}", f"The leave-one-covariance-out score separates X → Y from Y → X (d = {d})",
-                PEERS_PAPER["lovo"], "", auc(anticausal, causal), ">=", 0.97, 2 * n, auc_interval(anticausal, causal),
+                id=f"C8-auc-d{d}",
+                statement=f"The leave-one-covariance-out score separates X → Y from Y → X (d = {d})",
+                source=PEERS_PAPER["lovo"],
+                measured=auc(anticausal, causal),
+                op=">=",
+                value=0.97,
+                n=2 * n,
+                ci=auc_interval(anticausal, causal),
                 note=f"AUC, DeLong (Wilson near 1) interval; {setting}",
             ),
             Claim(
-                f"C8-sign-d{d}", f"The sign of the score alone tells the direction (d = {d})",
-                PEERS_PAPER["lovo"], "", correct / (2 * n), ">=", 0.95, 2 * n, wilson_interval(correct, 2 * n),
+                id=f"C8-sign-d{d}",
+                statement=f"The sign of the score alone tells the direction (d = {d})",
+                source=PEERS_PAPER["lovo"],
+                measured=correct / (2 * n),
+                op=">=",
+                value=0.95,
+                n=2 * n,
+                ci=wilson_interval(correct, 2 * n),
                 note=f"accuracy, Wilson interval; {setting}",
             ),
-        ]  # fmt: skip
+        ]
         by_error = int((errors[:n, 0] < errors[:n, 1]).sum() + (errors[n:, 0] > errors[n:, 1]).sum())
         result.metrics.append(
             Metric(f"E7 accuracy of the smaller full-completion error, d = {d}", by_error / (2 * n), "", "higher")
         )
     plots.score_histogram(
-        scores, out / "direction_score.png", xlabel="signed √score", labels=("truth X → Y, independent causes", "truth Y → X, naive Bayes"),
+        scores,
+        out / "direction_score.png",
+        xlabel="signed √score",
+        labels=("truth X → Y, independent causes", "truth Y → X, naive Bayes"),
         title="Leave-one-covariance-out score",
-    )  # fmt: skip
+    )
     result.artifacts.append(Artifact("direction_score.png", "Score that tells the direction, under both truths"))
     return result

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from ..datasets import class_gaussian_sample, gwas_model, independent_causes, logistic_sample, random_covariance, star
 from .common import fit, table_moments
 from .profiles import Profile
-from .report import PAPER, Artifact, Claim, Experiment, Metric, auc_difference_interval, t_interval
+from .report import TARGET, Artifact, Claim, Experiment, Metric, auc_difference_interval, t_interval
 
 Array = NDArray[np.float64]
 NOMINAL, BAND = 0.95, (0.92, 0.975)
@@ -33,21 +33,38 @@ def run_e11(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment
     table = pd.DataFrame(rows, columns=["setting", "direction", "value", "low", "high"]).set_index("setting")
     result = Experiment()
     n = profile.coverage_sims
-    for setting, line in table.iterrows():
-        slug = str(setting).replace(", ", "-").replace(" ", "-")
-        note = f"share of intercept and coefficients covered, mean over {n} simulations of {profile.coverage_rows} rows, t interval over simulations"
-        for end, op in zip(BAND, (">=", "<="), strict=True):
+    for label, line in table.iterrows():
+        slug = str(label).replace(", ", "-").replace(" ", "-")
+        note = (
+            f"share of intercept and coefficients covered, mean over {n} simulations of {profile.coverage_rows} rows, "
+            "t interval over simulations"
+        )
+        for end, op, word in zip(BAND, (">=", "<="), ("at least", "at most"), strict=True):
             result.claims.append(
                 Claim(
-                    f"E11-{slug}-{'low' if op == '>=' else 'high'}",
-                    f"95 % intervals cover the truth ({setting}): coverage {'at least' if op == '>=' else 'at most'} {end}",
-                    PAPER, "no intervals", line["value"], op, end, n, (line["low"], line["high"]), note=note,
+                    id=f"E11-{slug}-{'low' if op == '>=' else 'high'}",
+                    statement=f"95 % intervals cover the truth, {label}: coverage {word} {end}",
+                    source=TARGET,
+                    paper="no intervals",
+                    measured=line["value"],
+                    op=op,
+                    value=end,
+                    n=n,
+                    ci=(line["low"], line["high"]),
+                    note=note,
                 )
-            )  # fmt: skip
+            )
     plots.intervals(
-        table, out / "coverage.png", xlabel="coverage of nominal 95 % intervals", title="Coverage of the coefficients", band=BAND, nominal=NOMINAL
-    )  # fmt: skip
-    result.artifacts.append(Artifact("coverage.png", "Coverage of the 95 % intervals, both directions, full and merged"))
+        table,
+        out / "coverage.png",
+        xlabel="coverage of nominal 95 % intervals",
+        title="Coverage of the coefficients",
+        band=BAND,
+        nominal=NOMINAL,
+    )
+    result.artifacts.append(
+        Artifact("coverage.png", "Coverage of the 95 % intervals, both directions, full and merged")
+    )
     return result
 
 
@@ -84,7 +101,7 @@ def _coverage_settings(rng: np.random.Generator, n: int) -> list[tuple[str, str,
         # independent causes: the completion is the truth, so that the truth is what the estimator aims at
         def sample() -> tuple[Array, Array]:
             s = independent_causes(rng, n, effects, intercept=-0.5)
-            return s.X, s.y
+            return s.X, s.y.astype(float)
 
         merged = merge([table_moments(t) for t in two_tables(sample)])
         return share(fit(merged, "causal"), -0.5, effects)
@@ -94,7 +111,7 @@ def _coverage_settings(rng: np.random.Generator, n: int) -> list[tuple[str, str,
     def merged_anticausal() -> float:
         def sample() -> tuple[Array, Array]:
             s = star(rng, n, delta, prevalence=0.35)
-            return s.X, s.y
+            return s.X, s.y.astype(float)
 
         merged = merge([table_moments(t) for t in two_tables(sample)])
         return share(fit(merged, "anticausal"), anticausal_truth.intercept, anticausal_truth.coef)
@@ -108,7 +125,7 @@ def _coverage_settings(rng: np.random.Generator, n: int) -> list[tuple[str, str,
 
 
 def marginal_log_odds(X: Array, y: Array, iterations: int = 8) -> Array:
-    """Slopes (p,) of the p logistic regressions of y on one centred column of X each, by Newton's method in parallel."""
+    """Slopes (p,) of p logistic regressions of y, each on one centred column of X, by Newton in parallel."""
     out = np.empty(X.shape[1])
     for start in range(0, X.shape[1], 100):
         Z = X[:, start : start + 100] - X[:, start : start + 100].mean(axis=0)
@@ -132,8 +149,9 @@ def run_e12(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment
         y, scores = gwas_scores(rng, p, n, test=20_000, gamma=gamma)
         reached = {method: float(roc_auc_score(y, score)) for method, score in scores.items()}
         setting = (
-            f"n = {n}, genotype-like dosages in AR(.8) blocks of 50, panel of {n}, γ = {gamma}, causal direction; ridge {reached['ridge']:.4f}, "
-            f"marginal effects {reached['marginal effects only']:.4f}; paired DeLong interval on {len(y)} test individuals"
+            f"n = {n}, genotype-like dosages in AR(.8) blocks of 50, panel of {n}, γ = {gamma}, causal direction; "
+            f"AUC of ridge {reached['ridge']:.4f}, of marginal effects {reached['marginal effects only']:.4f}; "
+            f"paired DeLong interval on {len(y)} test individuals"
         )
         for where in LD_SOURCES:
             ours = scores[f"causal, {where}"]
@@ -142,22 +160,42 @@ def run_e12(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment
             slug = f"{where.replace(' ', '-').replace(',', '').lower()}-p{p}"
             result.claims += [
                 Claim(
-                    f"E12-gap-{slug}", f"Joint prediction from summary statistics ({where}, {p} SNPs) is within .02 AUC of individual-level ridge regression",
-                    PAPER, "", behind[0], "<=", 0.02, len(y), behind[1:], "AUC", f"{setting}; best of three ridge penalties",
+                    id=f"E12-gap-{slug}",
+                    statement=f"Summary statistics ({where}, {p} SNPs) come within .02 AUC of individual-level ridge",
+                    source=TARGET,
+                    measured=behind[0],
+                    op="<=",
+                    value=0.02,
+                    n=len(y),
+                    ci=behind[1:],
+                    unit="AUC",
+                    note=f"{setting}; best of three ridge penalties",
                 ),
                 Claim(
-                    f"E12-gain-{slug}", f"Joint prediction from summary statistics ({where}, {p} SNPs) is .02 AUC above marginal effects alone",
-                    PAPER, "", ahead[0], ">=", 0.02, len(y), ahead[1:], "AUC", setting,
+                    id=f"E12-gain-{slug}",
+                    statement=f"Summary statistics ({where}, {p} SNPs) gain .02 AUC over marginal effects alone",
+                    source=TARGET,
+                    measured=ahead[0],
+                    op=">=",
+                    value=0.02,
+                    n=len(y),
+                    ci=ahead[1:],
+                    unit="AUC",
+                    note=setting,
                 ),
-            ]  # fmt: skip
-        result.metrics += [Metric(f"E12 AUC, p = {p}, n = {n}: {method}", value, "", "higher") for method, value in reached.items()]
+            ]
+        result.metrics += [
+            Metric(f"E12 AUC, p = {p}, n = {n}: {method}", value, "", "higher") for method, value in reached.items()
+        ]
     return result
 
 
 LD_SOURCES = ("in-sample LD", "panel LD", "panel LD, blocks only")
 
 
-def gwas_scores(rng: np.random.Generator, p: int, n: int, *, test: int, gamma: float) -> tuple[NDArray[np.int64], dict[str, Array]]:
+def gwas_scores(
+    rng: np.random.Generator, p: int, n: int, *, test: int, gamma: float
+) -> tuple[NDArray[np.int64], dict[str, Array]]:
     """Labels of test individuals and their scores by each method.
 
     ``LD_SOURCES``: correlations of the study itself; of an independent panel of n individuals; of that panel with
@@ -194,7 +232,11 @@ def gwas_scores(rng: np.random.Generator, p: int, n: int, *, test: int, gamma: f
         cov = moments.cov * np.outer(sd / panel_sd, sd / panel_sd)
         if where.endswith("blocks only"):
             cov = np.where(same_block, cov, np.nan)
-        summary = Moments.from_marginal_effects(beta, var=cov, prevalence=prevalence, target="y", names=names, n=float(n))
+        summary = Moments.from_marginal_effects(
+            beta, var=cov, prevalence=prevalence, target="y", names=names, n=float(n)
+        )
         for direction in ("causal", "anticausal"):
-            scores[f"{direction}, {where}"] = centred @ fit(summary, direction, shrinkage=gamma, on_infeasible="boundary").coef_[0]
+            scores[f"{direction}, {where}"] = (
+                centred @ fit(summary, direction, shrinkage=gamma, on_infeasible="boundary").coef_[0]
+            )
     return y, scores

@@ -20,7 +20,7 @@ from ..oov import log_loss
 from .common import real_set, table_moments
 from .profiles import Profile
 from .real import _halves, _stratified
-from .report import PAPER, Artifact, Claim, Experiment, Metric, t_interval
+from .report import TARGET, Artifact, Claim, Experiment, Metric, t_interval
 
 Array = NDArray[np.float64]
 OURS = ("anticausal merge", "anticausal merge, shrinkage .1", "causal merge")
@@ -37,7 +37,12 @@ def expected_calibration_error(y: Array, p: Array, bins: int = 10) -> float:
 
 
 def _scores(y: Array, p: Array) -> list[float]:
-    return [log_loss(y, p), float(np.mean((y - p) ** 2)), expected_calibration_error(y, p), float(np.mean((p > 0.5) == (y == 1)))]
+    return [
+        log_loss(y, p),
+        float(np.mean((y - p) ** 2)),
+        expected_calibration_error(y, p),
+        float(np.mean((p > 0.5) == (y == 1))),
+    ]
 
 
 def _expert() -> Pipeline:
@@ -61,19 +66,31 @@ def merged_predictions(
     a, b = [c for c in first.columns if c != "y"], [c for c in second.columns if c != "y"]
     prior = float(pd.concat([first["y"], second["y"]]).mean())
     experts = _expert().fit(first[a], first["y"]), _expert().fit(second[b], second["y"])
-    logits = [logit(np.clip(e.predict_proba(test[c])[:, 1], 1e-12, 1 - 1e-12)) for e, c in zip(experts, (a, b), strict=True)]
-    out = {"product of experts": expit(logits[0] + logits[1] - logit(prior)), "averaging": (expit(logits[0]) + expit(logits[1])) / 2}
+    logits = [
+        logit(np.clip(e.predict_proba(test[c])[:, 1], 1e-12, 1 - 1e-12)) for e, c in zip(experts, (a, b), strict=True)
+    ]
+    out = {
+        "product of experts": expit(logits[0] + logits[1] - logit(prior)),
+        "averaging": (expit(logits[0]) + expit(logits[1])) / 2,
+    }
 
     # stacking: the logit of the expert that a row cannot have is imputed by its mean
     level = [
         logit(np.clip(cross_val_predict(_expert(), t[c], t["y"], cv=5, method="predict_proba")[:, 1], 1e-6, 1 - 1e-6))
         for t, c in ((first, a), (second, b))
     ]
-    meta_X = np.block([[level[0][:, None], np.full((len(first), 1), level[1].mean())], [np.full((len(second), 1), level[0].mean()), level[1][:, None]]])
+    meta_X = np.block(
+        [
+            [level[0][:, None], np.full((len(first), 1), level[1].mean())],
+            [np.full((len(second), 1), level[0].mean()), level[1][:, None]],
+        ]
+    )
     meta = LogisticRegression().fit(meta_X, np.concatenate([first["y"], second["y"]]))
     out["stacking, imputed"] = meta.predict_proba(np.column_stack(logits))[:, 1]
     stacked = pd.concat([first, second], ignore_index=True)
-    imputed = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=5000)).fit(stacked[[*a, *b]], stacked["y"])
+    imputed = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=5000)).fit(
+        stacked[[*a, *b]], stacked["y"]
+    )
     out["one model, imputed"] = imputed.predict_proba(test[[*a, *b]])[:, 1]
 
     sources = [table_moments(first), table_moments(second)]
@@ -91,7 +108,9 @@ def merged_predictions(
         out["anticausal merge, shrinkage .1"] = shrunk.predict_proba((test[[*a, *b]] - centre) / scale)[:, 1]
         out["causal merge"] = causal.predict_proba(test)[:, 1]
         # Without a ridge its equations have no solution on the small reference samples of most sets.
-        genmeta = MergedClassifier("y", "causal", p_x="empirical", slack=0.01).fit_moments(causal.moments_, reference[[*a, *b]])
+        genmeta = MergedClassifier("y", "causal", p_x="empirical", slack=0.01).fit_moments(
+            causal.moments_, reference[[*a, *b]]
+        )
         out["GENMETA equation"] = genmeta.predict_proba(test)[:, 1]
     out["oracle, joint rows"] = _expert().fit(joint[[*a, *b]], joint["y"]).predict_proba(test[[*a, *b]])[:, 1]
     return out
@@ -109,7 +128,11 @@ def _mean_scores(data: RealSet, rng: np.random.Generator, splits: int) -> pd.Dat
         # a column that is constant in its table carries nothing there
         a, b = [c for c in a if table[c].iloc[first].std() > 0], [c for c in b if table[c].iloc[second].std() > 0]
         guesses = merged_predictions(
-            table.iloc[first][[*a, "y"]], table.iloc[second][[*b, "y"]], table.iloc[reference], table.iloc[test], table.iloc[labelled]
+            table.iloc[first][[*a, "y"]],
+            table.iloc[second][[*b, "y"]],
+            table.iloc[reference],
+            table.iloc[test],
+            table.iloc[labelled],
         )
         for method, p in guesses.items():
             total.setdefault(method, []).append(_scores(data.y[test].astype(float), p))
@@ -124,7 +147,10 @@ def run_e14(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment
     n = len(by_set)
     loss = pd.DataFrame({name: scores["log-loss"] for name, scores in by_set.items()}).T
     result = Experiment()
-    setting = f"two tables of different rows and random column halves, {profile.hidden_splits} splits; t interval over {n} real sets"
+    setting = (
+        f"two tables of different rows and random column halves, {profile.hidden_splits} splits; "
+        f"t interval over {n} real sets"
+    )
     for baseline in (*BASELINES, "causal merge"):
         gain = loss[baseline] - loss["anticausal merge"]
         note = f"mean log-loss of the baseline minus ours; ours lower on {int((gain > 0).sum())} of {n} sets; {setting}"
@@ -132,19 +158,30 @@ def run_e14(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment
             note += "; the baseline alone sees unlabelled rows of all columns; ridge .01"
         result.claims.append(
             Claim(
-                f"E14-{baseline.lower().replace(', ', '-').replace(' ', '-')}",
-                f"The anticausal merge has a lower test log-loss than: {baseline}",
-                PAPER, "", float(gain.mean()), ">", 0.0, n, t_interval(gain), "nat", note,
+                id=f"E14-{baseline.lower().replace(', ', '-').replace(' ', '-')}",
+                statement=f"The anticausal merge has a lower test log-loss than: {baseline}",
+                source=TARGET,
+                measured=float(gain.mean()),
+                op=">",
+                value=0.0,
+                n=n,
+                ci=t_interval(gain),
+                unit="nat",
+                note=note,
             )
-        )  # fmt: skip
-    mean = sum(by_set.values()) / n
+        )
     for measure in MEASURES:
+        table = pd.DataFrame({name: scores[measure] for name, scores in by_set.items()}).T
         better = "higher" if measure == "accuracy" else "lower"
         for method in (*OURS, *BASELINES, "oracle, joint rows"):
-            result.metrics.append(Metric(f"E14 mean {measure}, {method}", float(mean.loc[method, measure]), "", better))
+            result.metrics.append(Metric(f"E14 mean {measure}, {method}", float(table[method].mean()), "", better))
         sign = 1 if better == "higher" else -1
-        wins = sum(sign * s.loc["averaging", measure] > sign * s.loc["anticausal merge", measure] for s in by_set.values())
-        result.metrics.append(Metric(f"E14 sets on which averaging beats the anticausal merge, {measure}", float(wins), f"of {n}", "lower"))
+        wins = (sign * table["averaging"] > sign * table["anticausal merge"]).sum()
+        result.metrics.append(
+            Metric(
+                f"E14 sets on which averaging beats the anticausal merge, {measure}", float(wins), f"of {n}", "lower"
+            )
+        )
     relative = loss.sub(loss["oracle, joint rows"], axis=0)
     plots.paired_dots(
         relative.sort_values("anticausal merge"),
@@ -161,5 +198,7 @@ def run_e14(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment
         marks={0.0: "oracle"},
         xlim=(min(-0.05, float(relative["anticausal merge"].min())), 0.6),
     )
-    result.artifacts.append(Artifact("baselines.png", "Log-loss of merging methods on real data, relative to an oracle"))
+    result.artifacts.append(
+        Artifact("baselines.png", "Log-loss of merging methods on real data, relative to an oracle")
+    )
     return result

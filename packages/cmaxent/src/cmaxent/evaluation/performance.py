@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..datasets import logistic_sample
 from .common import fit
 from .profiles import Profile
-from .report import PAPER, Claim, Comparison, Experiment, Metric, t_interval
+from .report import TARGET, Claim, Comparison, Experiment, Metric, t_interval
 
 Array = NDArray[np.float64]
 BLOCK = 4_096  # rows whose 64 columns fit into a second-level cache
@@ -81,7 +81,9 @@ def _time_pass(result: Experiment, profile: Profile, rng: np.random.Generator) -
     for name in ("LDA lsqr", "LDA svd"):
         gap = float(np.abs(fitted[name].predict_proba(probe) - anticausal.predict_proba(probe)).max())
         if gap > 1e-6:
-            raise RuntimeError(f"{name} and ours differ by {gap:.3g} in probability: timing them would compare different answers")
+            raise RuntimeError(
+                f"{name} and ours differ by {gap:.3g} in probability: timing them would compare different answers"
+            )
     logistic_gap = float(np.abs(fitted["LogisticRegression"].predict_proba(probe) - causal.predict_proba(probe)).max())
     if logistic_gap > 5.0 * d / np.sqrt(n):
         raise RuntimeError(f"logistic regression and ours differ by {logistic_gap:.3g} in probability")
@@ -92,30 +94,53 @@ def _time_pass(result: Experiment, profile: Profile, rng: np.random.Generator) -
         for name, peer in peers.items():
             times[name].append(_seconds(peer)[0])
     own = float(np.median(times["ours"]))
-    setting = f"n = {n}, d = {d}, CPU time, 1 thread, {profile.timing_repeats} interleaved repeats, geometric mean of the ratios and its t interval"
+    setting = (
+        f"n = {n}, d = {d}, CPU time, 1 thread, {profile.timing_repeats} interleaved repeats, "
+        "geometric mean of the ratios and its t interval"
+    )
     for name, target in (("LogisticRegression", 4.0), ("LDA lsqr", 3.0), ("LDA svd", 15.0)):
         ratios = np.array(times[name]) / np.array(times["ours"])
         middle, (low, high) = float(np.exp(np.log(ratios).mean())), np.exp(t_interval(np.log(ratios)))
         slug = name.lower().replace(" ", "-")
-        same = "largest probability difference %.1e (p(x) Gaussian against empirical)" % logistic_gap if slug.startswith("log") else "same probabilities to 1e-6"
+        same = (
+            f"largest probability difference {logistic_gap:.1e} (p(x) Gaussian against empirical)"
+            if slug.startswith("log")
+            else "same probabilities to 1e-6"
+        )
         result.claims.append(
             Claim(
-                f"E13-{slug}", f"Both directions together are {target:g} times faster than scikit-learn's {name} alone",
-                PAPER, "", middle, ">=", target, profile.timing_repeats, (float(low), float(high)), "×", f"{setting}; {same}",
+                id=f"E13-{slug}",
+                statement=f"Both directions together are {target:g} times faster than scikit-learn's {name} alone",
+                source=TARGET,
+                measured=middle,
+                op=">=",
+                value=target,
+                n=profile.timing_repeats,
+                ci=(float(low), float(high)),
+                unit="×",
+                note=f"{setting}; {same}",
             )
-        )  # fmt: skip
+        )
         result.comparisons.append(
             Comparison(
-                f"fit, n = {n}, d = {d}: both directions against {name}", 1e3 * own, 1e3 * float(np.median(times[name])),
-                f"scikit-learn {sklearn.__version__} {name}", "ms", "lower",
+                f"fit, n = {n}, d = {d}: both directions against {name}",
+                1e3 * own,
+                1e3 * float(np.median(times[name])),
+                f"scikit-learn {sklearn.__version__} {name}",
+                "ms",
+                "lower",
             )
-        )  # fmt: skip
+        )
 
     halves = names[: d // 2], names[d // 2 : d]
     refits = {
         "other direction": lambda: fit(moments, "anticausal"),
-        "other hidden pairs, causal": lambda: fit(moments.hide([(a, b) for a in halves[0] for b in halves[1]]), "causal", on_infeasible="boundary"),
-        "other hidden pairs, anticausal": lambda: fit(moments.hide([(a, b) for a in halves[0] for b in halves[1]]), "anticausal"),
+        "other hidden pairs, causal": lambda: fit(
+            moments.hide([(a, b) for a in halves[0] for b in halves[1]]), "causal", on_infeasible="boundary"
+        ),
+        "other hidden pairs, anticausal": lambda: fit(
+            moments.hide([(a, b) for a in halves[0] for b in halves[1]]), "anticausal"
+        ),
     }
     spent = {k: [_seconds(f)[0] for _ in range(REFITS)] for k, f in refits.items()}
     slowest = max(spent, key=lambda k: float(np.median(spent[k])))
@@ -125,14 +150,29 @@ def _time_pass(result: Experiment, profile: Profile, rng: np.random.Generator) -
     speedup = again / float(np.median(slow))
     result.claims += [
         Claim(
-            "E13-refit", f"After the pass a refit takes at most 5 ms (d = {d})", PAPER, "", 1e3 * float(slow.mean()), "<=", 5.0,
-            REFITS, (low, high), "ms", f"slowest of {', '.join(refits)}: {slowest}; hiding the pairs included; mean and t interval",
+            id="E13-refit",
+            statement=f"After the pass a refit takes at most 5 ms (d = {d})",
+            source=TARGET,
+            measured=1e3 * float(slow.mean()),
+            op="<=",
+            value=5.0,
+            n=REFITS,
+            ci=(low, high),
+            unit="ms",
+            note=f"slowest of {', '.join(refits)}: {slowest}; hiding the pairs included; mean and t interval",
         ),
         Claim(
-            "E13-refit-speedup", "A refit is 100 times faster than refitting logistic regression", PAPER, "", speedup, ">=", 100.0,
-            REFITS, None, "×", f"medians of CPU time, slowest refit ({slowest}) against LogisticRegression on n = {n}",
+            id="E13-refit-speedup",
+            statement="A refit is 100 times faster than refitting logistic regression",
+            source=TARGET,
+            measured=speedup,
+            op=">=",
+            value=100.0,
+            n=REFITS,
+            unit="×",
+            note=f"medians of CPU time, slowest refit ({slowest}) against LogisticRegression on n = {n}",
         ),
-    ]  # fmt: skip
+    ]
     result.metrics += [Metric(f"E13 refit, {k}", 1e3 * float(np.median(v)), "ms", "lower") for k, v in spent.items()]
     result.metrics.append(Metric("E13 pass over data", n / own, "rows/s", "higher"))
 
@@ -171,17 +211,30 @@ def _time_completion(result: Experiment, profile: Profile, rng: np.random.Genera
     setting = f"{p} variables in {len(cliques)} overlapping cliques of {profile.clique_size}, CPU time, 1 thread"
     result.claims += [
         Claim(
-            "E13-completion-time", "A large chordal pattern is completed within 3 s", PAPER, "", float(np.median(spent)), "<=", 3.0,
-            len(spent), None, "s", f"median of {len(spent)}; {setting}",
+            id="E13-completion-time",
+            statement="A large chordal pattern is completed within 3 s",
+            source=TARGET,
+            measured=float(np.median(spent)),
+            op="<=",
+            value=3.0,
+            n=len(spent),
+            unit="s",
+            note=f"median of {len(spent)}; {setting}",
         ),
         Claim(
-            "E13-completion-residual", "and its inverse reproduces every known entry", PAPER, "", max(residual, outside), "<=", 1e-9,
-            int(known.sum()), None, "", "largest error of the inverted precision on known pairs (correlation scale) and of its zeros elsewhere",
+            id="E13-completion-residual",
+            statement="and its inverse reproduces every known entry",
+            source=TARGET,
+            measured=max(residual, outside),
+            op="<=",
+            value=1e-9,
+            n=int(known.sum()),
+            note="largest error of the inverted precision on known pairs, correlation scale, and of its zeros",
         ),
-    ]  # fmt: skip
+    ]
 
 
-# Peak resident memory is read from /proc where there is one: ru_maxrss of a child still contains its parent's peak on Linux.
+# Peak resident memory comes from /proc where there is one: on Linux ru_maxrss of a child contains its parent's peak.
 _CHILD = """
 import json, sys, time
 def peak():
@@ -231,13 +284,24 @@ def _measure_streaming(result: Experiment, profile: Profile, rng: np.random.Gene
         del rows
         size = path.stat().st_size / 2**20
         seen = _child(_STREAM, str(path), str(Path(folder) / "moments.npz"))
-    scaled = "" if n >= 10_000_000 else "; fewer rows than the 10⁷ of the target to keep the profile short, memory does not depend on n"
+    scaled = (
+        ""
+        if n >= 10_000_000
+        else "; fewer rows than the 10⁷ of the target to keep the profile short, memory does not depend on n"
+    )
     result.claims.append(
         Claim(
-            "E13-streaming-memory", "Moments of a file are taken in at most 500 MB", PAPER, "", seen["peak"] * 2**20 / 1e6, "<=", 500.0,
-            1, None, "MB", f"peak resident memory of a child process, npy of {n} × {p} float64 ({size:.0f} MiB){scaled}",
+            id="E13-streaming-memory",
+            statement="Moments of a file are taken in at most 500 MB",
+            source=TARGET,
+            measured=seen["peak"] * 2**20 / 1e6,
+            op="<=",
+            value=500.0,
+            n=1,
+            unit="MB",
+            note=f"peak resident memory of a child process, npy of {n} × {p} float64 ({size:.0f} MiB){scaled}",
         )
-    )  # fmt: skip
+    )
     result.metrics += [
         Metric("E13 streaming, CPU time", seen["seconds"], "s", "lower"),
         Metric("E13 streaming, memory before the first row", seen["base"] * 2**20 / 1e6, "MB", "lower"),
@@ -251,12 +315,26 @@ def _measure_dense(result: Experiment, profile: Profile) -> None:
     matrices = (seen["peak"] - seen["base"]) / square
     result.claims += [
         Claim(
-            "E13-dense-memory", f"Dense moments of {p} variables fit into 24 GiB", PAPER, "", seen["peak"] / 1024, "<=", 24.0, 1, None,
-            "GiB", f"peak resident memory of a child process, {n} rows",
+            id="E13-dense-memory",
+            statement=f"Dense moments of {p} variables fit into 24 GiB",
+            source=TARGET,
+            measured=seen["peak"] / 1024,
+            op="<=",
+            value=24.0,
+            n=1,
+            unit="GiB",
+            note=f"peak resident memory of a child process, {n} rows",
         ),
         Claim(
-            "E13-dense-temporaries", "with at most four p × p temporaries beside the result", PAPER, "", matrices, "<=", 5.0, 1, None,
-            "p × p", f"peak above the start in units of p²·8 bytes, result and row blocks included; p = {p}",
+            id="E13-dense-temporaries",
+            statement="with at most four p × p temporaries beside the result",
+            source=TARGET,
+            measured=matrices,
+            op="<=",
+            value=5.0,
+            n=1,
+            unit="p × p",
+            note=f"peak above the start in units of p²·8 bytes, result and row blocks included; p = {p}",
         ),
-    ]  # fmt: skip
+    ]
     result.metrics.append(Metric(f"E13 dense moments of {p} variables, CPU time", seen["seconds"], "s", "lower"))

@@ -108,17 +108,17 @@ FULL = Profile(
 QUICK = replace(
     FULL,
     name="quick",
-    experiments=("E1", "E2", "E3", "E4", "E5", "E6", "E7", "E8", "E10"),
+    experiments=("E1", "E2", "E3", "E4", "E5", "E6", "E7", "E8", "E10", "E13"),
     problems=200,
     grid=21,
     slope_sizes=(1_000, 10_000, 100_000),
     slope_seeds=60,
     star_seeds=20,
-    bridge_splits=10,
-    hidden_splits=5,
     direction_problems=200,
     oov_seeds=100,
     shift_seeds=20,
+    stream_rows=0,
+    dense_variables=0,
 )
 GPU = replace(
     FULL,

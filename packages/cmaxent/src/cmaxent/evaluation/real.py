@@ -13,7 +13,7 @@ from ..datasets import RealSet
 from ..oov import bridge_report, log_loss
 from .common import fit, real_set, table_moments
 from .profiles import Profile
-from .report import PAPER, Artifact, Claim, Experiment, Metric
+from .report import Artifact, Claim, Experiment, Metric
 
 
 def _halves(rng: np.random.Generator, d: int) -> tuple[list[int], list[int]]:
@@ -56,20 +56,35 @@ def run_e5(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     scores = pd.DataFrame([bridge_scores(real_set(s), rng, profile.bridge_splits) for s in profile.real_sets])
     n = len(scores)
     beats, half = int((scores["anticausal"] < scores["prior"]).sum()), int((scores["share_anticausal"] >= 0.5).sum())
-    how = f"count over {n} real sets, so no interval; means over {profile.bridge_splits} random row and column splits; anticausal direction"
+    how = (
+        f"count over {n} real sets, so no interval; means over {profile.bridge_splits} random row and column splits; "
+        "anticausal direction"
+    )
     # 9/13 and 7/13 of the full list; on a shorter list the same shares, rounded up
     need_beats, need_half = int(np.ceil(n * 9 / 13)), int(np.ceil(n * 7 / 13))
     result = Experiment()
     result.claims += [
         Claim(
-            "C6-beats-prior", "A bridge through unlabelled (A, B) rows predicts Y from B better than the prior does",
-            PAPER, "", beats, ">=", need_beats, n, unit="data sets", note=f"log-loss; {how}",
+            id="C6-beats-prior",
+            statement="A bridge through unlabelled (A, B) rows predicts Y from B better than the prior does",
+            measured=beats,
+            op=">=",
+            value=need_beats,
+            n=n,
+            unit="data sets",
+            note=f"log-loss; {how}",
         ),
         Claim(
-            "C6-half-of-oracle", "The bridge reaches half of the gain of an oracle that saw Y with B",
-            PAPER, "", half, ">=", need_half, n, unit="data sets", note=f"oracle: logistic regression on labelled (Y, B); {how}",
+            id="C6-half-of-oracle",
+            statement="The bridge reaches half of the gain of an oracle that saw Y with B",
+            measured=half,
+            op=">=",
+            value=need_half,
+            n=n,
+            unit="data sets",
+            note=f"oracle: logistic regression on labelled (Y, B); {how}",
         ),
-    ]  # fmt: skip
+    ]
     for name, row in scores.iterrows():
         result.metrics += [
             Metric(f"E5 {name} log-loss of the bridge, anticausal", row["anticausal"], "nat", "lower"),
@@ -136,18 +151,36 @@ def run_e6(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     result = Experiment()
     result.claims += [
         Claim(
-            "C7-cross-covariance", "The anticausal direction infers hidden cross-covariances of real data (relative error < 0.9; causal has 1)",
-            PAPER, "", closer, ">=", need[8], n, unit="data sets", note=f"mean relative Frobenius error of the correlations; {how}",
+            id="C7-cross-covariance",
+            statement="Anticausal infers hidden cross-covariances of real data (relative error < 0.9; causal has 1)",
+            measured=closer,
+            op=">=",
+            value=need[8],
+            n=n,
+            unit="data sets",
+            note=f"mean relative Frobenius error of the correlations; {how}",
         ),
         Claim(
-            "C7-infeasible", "The causal direction has no solution for such moments of real data",
-            PAPER, "", infeasible, ">=", need[6], n, unit="data sets", note=f"infeasible in more than half of the splits; {how}",
+            id="C7-infeasible",
+            statement="The causal direction has no solution for such moments of real data",
+            measured=infeasible,
+            op=">=",
+            value=need[6],
+            n=n,
+            unit="data sets",
+            note=f"infeasible in more than half of the splits; {how}",
         ),
         Claim(
-            "C7-log-loss", "The anticausal test log-loss is not above the causal one",
-            PAPER, "", better, ">=", need[9], n, unit="data sets", note=f"causal with on_infeasible='boundary'; {how}",
+            id="C7-log-loss",
+            statement="The anticausal test log-loss is not above the causal one",
+            measured=better,
+            op=">=",
+            value=need[9],
+            n=n,
+            unit="data sets",
+            note=f"causal with on_infeasible='boundary'; {how}",
         ),
-    ]  # fmt: skip
+    ]
     for name, row in scores.iterrows():
         result.metrics += [
             Metric(f"E6 {name} relative cross-covariance error, anticausal", row["error_anticausal"], "", "lower"),
@@ -163,5 +196,7 @@ def run_e6(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         title="Covariances between two halves of the columns, all hidden",
         marks={0.9: "criterion 0.9"},
     )
-    result.artifacts.append(Artifact("hidden_covariance.png", "Hidden cross-covariances of real data: error of each direction"))
+    result.artifacts.append(
+        Artifact("hidden_covariance.png", "Hidden cross-covariances of real data: error of each direction")
+    )
     return result

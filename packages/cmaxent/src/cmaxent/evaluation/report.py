@@ -20,6 +20,8 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 PAPER = "arXiv:2501.08426"
+DERIVED = "derived in this package from arXiv:2501.08426"
+TARGET = "target that this package set itself"
 PEERS_PAPER = {"oov": "arXiv:2304.07896", "merging": "arXiv:2107.07640", "lovo": "arXiv:2411.05625"}
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -32,21 +34,21 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 
 
 def holds(measured: float, ci: Sequence[float] | None, op: str, value: float) -> bool:
-    """Whether ``measured op value``, on the near end of ``ci`` where there is one: low for > and >=, high for < and <=."""
+    """Whether ``measured op value``, on the near end of a ``ci``: low for > and >=, high for < and <=."""
     if op not in _OPERATORS:
         raise ValueError(f"op {op!r} is not one of {', '.join(_OPERATORS)}")
     tested = measured if ci is None or op == "==" else ci[0] if op in (">", ">=") else ci[1]
     return bool(_OPERATORS[op](tested, value))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """One statement with a test. ``paper`` is what the source reports, ``n`` the sample behind ``measured``."""
 
     id: str
     statement: str
-    source: str
-    paper: str
+    source: str = PAPER
+    paper: str = ""
     measured: float
     op: str
     value: float
@@ -155,20 +157,15 @@ def bootstrap_interval(
     rng: np.random.Generator,
     statistic: Callable[..., float],
     *samples: ArrayLike,
-    stratified: bool = False,
     draws: int = 1000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap of ``statistic(*samples)``: rows resampled together, or each sample on its own (``stratified``)."""
+    """Percentile bootstrap of ``statistic(*samples)``; the rows of all samples are resampled together."""
     arrays = [np.asarray(s) for s in samples]
     values = []
     for _ in range(draws):
-        if stratified:
-            drawn = [a[rng.integers(len(a), size=len(a))] for a in arrays]
-        else:
-            rows = rng.integers(len(arrays[0]), size=len(arrays[0]))
-            drawn = [a[rows] for a in arrays]
-        values.append(statistic(*drawn))
+        rows = rng.integers(len(arrays[0]), size=len(arrays[0]))
+        values.append(statistic(*(a[rows] for a in arrays)))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -195,7 +192,9 @@ def auc_interval(positive: ArrayLike, negative: ArrayLike, level: float = 0.95) 
     return max(0.0, low), min(1.0, value + half)
 
 
-def auc_difference_interval(y: ArrayLike, a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+def auc_difference_interval(
+    y: ArrayLike, a: ArrayLike, b: ArrayLike, level: float = 0.95
+) -> tuple[float, float, float]:
     """AUC of scores a minus AUC of scores b on the same rows, with DeLong's interval for paired curves."""
     labels = np.asarray(y).astype(bool)
     parts = []
@@ -206,7 +205,9 @@ def auc_difference_interval(y: ArrayLike, a: ArrayLike, b: ArrayLike, level: flo
         parts.append((above, below))
     gained, avoided = parts[0][0] - parts[1][0], parts[0][1] - parts[1][1]
     value = float(gained.mean())
-    half = float(norm.ppf((1 + level) / 2) * np.sqrt(gained.var(ddof=1) / len(gained) + avoided.var(ddof=1) / len(avoided)))
+    half = float(
+        norm.ppf((1 + level) / 2) * np.sqrt(gained.var(ddof=1) / len(gained) + avoided.var(ddof=1) / len(avoided))
+    )
     return value, value - half, value + half
 
 

@@ -121,7 +121,9 @@ def _experiments(profile: Profile, only: Sequence[str] | None) -> list[str]:
         return list(profile.experiments)
     unknown = [e for e in only if e not in EXPERIMENTS]
     if unknown or not only:
-        raise CMaxEntError(f"unknown experiment {', '.join(unknown) or '(none given)'}: use some of {', '.join(EXPERIMENTS)}")
+        raise CMaxEntError(
+            f"unknown experiment {', '.join(unknown) or '(none given)'}: use some of {', '.join(EXPERIMENTS)}"
+        )
     return [e for e in EXPERIMENTS if e in only]
 
 

@@ -20,7 +20,7 @@ from ..datasets import (
 )
 from .common import angle, array_moments, fit, problem_moments
 from .profiles import Profile
-from .report import PAPER, Artifact, Claim, Experiment, Metric, t_interval
+from .report import DERIVED, Artifact, Claim, Experiment, Metric, t_interval
 
 Array = NDArray[np.float64]
 
@@ -67,51 +67,110 @@ def run_e1(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     many = f"{profile.problems} random problems, d from 1 to 50"
     result.claims += [
         Claim(
-            "C1-moments", "With all bivariate distributions known, X → Y is solved by a logistic model that has the moments",
-            PAPER, "logistic regression", max(residuals), "<=", 1e-9, profile.problems,
+            id="C1-moments",
+            statement="With all bivariate distributions known, X → Y has a logistic solution with those moments",
+            paper="logistic regression",
+            measured=max(residuals),
+            op="<=",
+            value=1e-9,
+            n=profile.problems,
             note=f"largest error of E[Y] and Cov(X,Y) over {many}, correlation scale, by independent quadrature",
         ),
         Claim(
-            "C1-empirical", "With the empirical law of X the causal direction is unpenalised logistic regression",
-            PAPER, "logistic regression", max(gaps), "<=", 1e-5, len(gaps),
+            id="C1-empirical",
+            statement="With the empirical law of X the causal direction is unpenalised logistic regression",
+            paper="logistic regression",
+            measured=max(gaps),
+            op="<=",
+            value=1e-5,
+            n=len(gaps),
             note="largest relative coefficient difference to sklearn LogisticRegression(C=inf), n = 2000, d = 5",
         ),
         Claim(
-            "C1-slope-low", "The gap between MAXENT-p(x) and logistic regression shrinks like n^(-1/2): slope at least -0.65",
-            PAPER, "", slope, ">=", -0.65, profile.slope_seeds, slope_ci, "per log n", f"t interval; {sizes}",
+            id="C1-slope-low",
+            statement="The gap between MAXENT-p(x) and logistic regression shrinks like n^(-1/2): slope at least -0.65",
+            source=DERIVED,
+            measured=slope,
+            op=">=",
+            value=-0.65,
+            n=profile.slope_seeds,
+            ci=slope_ci,
+            unit="per log n",
+            note=f"t interval; {sizes}",
         ),
         Claim(
-            "C1-slope-high", "The gap between MAXENT-p(x) and logistic regression shrinks like n^(-1/2): slope at most -0.35",
-            PAPER, "", slope, "<=", -0.35, profile.slope_seeds, slope_ci, "per log n", f"t interval; {sizes}",
+            id="C1-slope-high",
+            statement="The gap between MAXENT-p(x) and logistic regression shrinks like n^(-1/2): slope at most -0.35",
+            source=DERIVED,
+            measured=slope,
+            op="<=",
+            value=-0.35,
+            n=profile.slope_seeds,
+            ci=slope_ci,
+            unit="per log n",
+            note=f"t interval; {sizes}",
         ),
         Claim(
-            "C3-parallel", "With full information both directions have parallel boundaries",
-            PAPER, "equal slopes", max(max(angles), float(grid["angle"].max())), "<=", 1e-8, len(angles) + len(grid), unit="rad",
+            id="C3-parallel",
+            statement="With full information both directions have parallel boundaries",
+            paper="equal slopes",
+            measured=max(max(angles), float(grid["angle"].max())),
+            op="<=",
+            value=1e-8,
+            n=len(angles) + len(grid),
+            unit="rad",
             note=f"largest angle over {many}, and a {profile.grid}×{profile.grid} grid over π and q",
         ),
         Claim(
-            "C3-equal-half", "At π = 1/2 the two boundaries are the same",
-            PAPER, "offset may differ", float(shift[half].max()), "<=", 1e-8, int(half.sum()), unit="SD",
+            id="C3-equal-half",
+            statement="At π = 1/2 the two boundaries are the same",
+            paper="offset may differ",
+            measured=float(shift[half].max()),
+            op="<=",
+            value=1e-8,
+            n=int(half.sum()),
+            unit="SD",
             note="largest |t_C − t_A| over the grid's row π = 1/2",
         ),
         Claim(
-            "C3-differ-elsewhere", "At any other π the two boundaries differ",
-            PAPER, "offset may differ", float(shift[~half].min()), ">", 1e-8, int((~half).sum()), unit="SD",
+            id="C3-differ-elsewhere",
+            statement="At any other π the two boundaries differ",
+            paper="offset may differ",
+            measured=float(shift[~half].min()),
+            op=">",
+            value=1e-8,
+            n=int((~half).sum()),
+            unit="SD",
             note="smallest |t_C − t_A| over the grid without π = 1/2; q from 5 % to 95 % of its bound",
         ),
         Claim(
-            "C3-scale", "The causal logit is never flatter than the anticausal one",
-            PAPER, "scale may differ", float(grid["ratio"].min()), ">=", 1.0, len(grid), note="smallest scale ratio over the grid",
+            id="C3-scale",
+            statement="The causal logit is never flatter than the anticausal one",
+            source=DERIVED,
+            paper="scale may differ",
+            measured=float(grid["ratio"].min()),
+            op=">=",
+            value=1.0,
+            n=len(grid),
+            note="smallest scale ratio over the grid",
         ),
         Claim(
-            "C3-distance", "The causal boundary is never farther from the mean than the anticausal one",
-            PAPER, "", float((grid["t_causal"].abs() - grid["t_anticausal"].abs()).max()), "<=", 1e-10, len(grid), unit="SD",
+            id="C3-distance",
+            statement="The causal boundary is never farther from the mean than the anticausal one",
+            source=DERIVED,
+            measured=float((grid["t_causal"].abs() - grid["t_anticausal"].abs()).max()),
+            op="<=",
+            value=1e-10,
+            n=len(grid),
+            unit="SD",
             note="largest |t_C| − |t_A| over the grid (T4, derived here)",
         ),
-    ]  # fmt: skip
+    ]
     result.metrics.append(Metric("E1 largest scale ratio on the grid", float(grid["ratio"].max()), "", "lower"))
     plots.feasibility_map(out / "feasibility.png")
-    result.artifacts.append(Artifact("feasibility.png", "Where the causal direction has a solution: R² against prevalence"))
+    result.artifacts.append(
+        Artifact("feasibility.png", "Where the causal direction has a solution: R² against prevalence")
+    )
     return result
 
 
@@ -121,7 +180,9 @@ def _moment_error(problem: MomentProblem, coef: Array, intercept: float) -> floa
     pi, slope = logistic_gaussian(intercept + float(coef @ problem.mean), tau)
     v = problem.prevalence * (1.0 - problem.prevalence)
     c = problem.cov @ coef * slope  # Stein
-    return float(max(abs(pi - problem.prevalence), np.abs((c - problem.cov_xy) / np.sqrt(v * np.diag(problem.cov))).max()))
+    return float(
+        max(abs(pi - problem.prevalence), np.abs((c - problem.cov_xy) / np.sqrt(v * np.diag(problem.cov))).max())
+    )
 
 
 def _relative(a: Array, b: Array) -> float:
@@ -170,15 +231,27 @@ def run_e2(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     return Experiment(
         claims=[
             Claim(
-                "C2-binary", "With all bivariate distributions known, Y → X is linear discriminant analysis (two classes)",
-                PAPER, "LDA", worst(binary), "<=", 1e-8, len(binary), note=f"{note}; {', '.join(binary)}",
+                id="C2-binary",
+                statement="With all bivariate distributions known, Y → X is linear discriminant analysis (2 classes)",
+                paper="LDA",
+                measured=worst(binary),
+                op="<=",
+                value=1e-8,
+                n=len(binary),
+                note=f"{note}; {', '.join(binary)}",
             ),
             Claim(
-                "C2-three", "With all bivariate distributions known, Y → X is linear discriminant analysis (three classes)",
-                PAPER, "LDA", worst(three), "<=", 1e-8, len(three), note=f"{note}; {', '.join(three)}",
+                id="C2-three",
+                statement="With all bivariate distributions known, Y → X is linear discriminant analysis (3 classes)",
+                paper="LDA",
+                measured=worst(three),
+                op="<=",
+                value=1e-8,
+                n=len(three),
+                note=f"{note}; {', '.join(three)}",
             ),
         ]
-    )  # fmt: skip
+    )
 
 
 def run_e3(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
@@ -189,7 +262,11 @@ def run_e3(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     v = pi * (1 - pi)
     axis = np.linspace(-0.75, 0.75, profile.grid)
     angles = np.full((profile.grid, profile.grid), np.nan)
-    formula_error, implied_error, product_error, on_lines, off_lines = [], [], [], [], []
+    formula_error: list[float] = []
+    implied_error: list[float] = []
+    product_error: list[float] = []
+    on_lines: list[float] = []
+    off_lines: list[float] = []
     for i, r1 in enumerate(axis):
         for j, r2 in enumerate(axis):
             if r1**2 + r2**2 >= 0.999 * max_linear_r2(pi) or (r1 == 0 and r2 == 0):
@@ -207,37 +284,75 @@ def run_e3(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
             scale = sd[0] * sd[1]
             implied_error.append(abs(float(anticausal.completed_cov_[0, 1]) - c[0] * c[1] / v) / scale)
             implied_error.append(abs(float(causal.completed_cov_[0, 1])) / scale)
-            product_error.append(_product_of_experts_error(problem, anticausal.coef_[0], float(anticausal.intercept_[0]), rng))
+            product_error.append(
+                _product_of_experts_error(problem, anticausal.coef_[0], float(anticausal.intercept_[0]), rng)
+            )
     points = f"π = {pi}, {len(formula_error)} feasible points of a {profile.grid}×{profile.grid} grid over (R1, R2)"
     result = Experiment()
     result.claims += [
         Claim(
-            "C4-formula", "With Cov(X1,X2) unknown the angle between the boundaries is that of c_i/Σ_ii and c_i/(vΣ_ii − c_i²)",
-            PAPER, "slopes differ", max(formula_error), "<=", 1e-8, len(formula_error), unit="rad", note=f"largest error; {points}",
+            id="C4-formula",
+            statement="With Cov(X1,X2) unknown the normals are c_i/Σ_ii (causal) and c_i/(vΣ_ii − c_i²) (anticausal)",
+            paper="slopes differ",
+            measured=max(formula_error),
+            op="<=",
+            value=1e-8,
+            n=len(formula_error),
+            unit="rad",
+            note=f"largest error; {points}",
         ),
         Claim(
-            "C4-zero-on-lines", "The slopes agree where |R1| = |R2| or one of them is zero",
-            PAPER, "", max(on_lines), "<=", 1e-8, len(on_lines), unit="rad", note=f"largest angle on those lines; {points}",
+            id="C4-zero-on-lines",
+            statement="The slopes agree where |R1| = |R2| or one of them is zero",
+            source=DERIVED,
+            measured=max(on_lines),
+            op="<=",
+            value=1e-8,
+            n=len(on_lines),
+            unit="rad",
+            note=f"largest angle on those lines; {points}",
         ),
         Claim(
-            "C4-differ-elsewhere", "Everywhere else the slopes differ",
-            PAPER, "slopes differ", min(off_lines), ">", 1e-8, len(off_lines), unit="rad", note=f"smallest angle off those lines; {points}",
+            id="C4-differ-elsewhere",
+            statement="Everywhere else the slopes differ",
+            paper="slopes differ",
+            measured=min(off_lines),
+            op=">",
+            value=1e-8,
+            n=len(off_lines),
+            unit="rad",
+            note=f"smallest angle off those lines; {points}",
         ),
         Claim(
-            "C4-dependence", "Causal takes X1 and X2 as independent, anticausal infers Cov(X1,X2) = c1 c2 / v",
-            PAPER, "causal: independent; anticausal: dependent", max(implied_error), "<=", 1e-8, len(implied_error),
+            id="C4-dependence",
+            statement="Causal takes X1 and X2 as independent, anticausal infers Cov(X1,X2) = c1 c2 / v",
+            paper="causal: independent; anticausal: dependent",
+            measured=max(implied_error),
+            op="<=",
+            value=1e-8,
+            n=len(implied_error),
             note="largest error of the implied correlation",
         ),
         Claim(
-            "C4-product", "The anticausal logit is the sum of the single-feature LDA logits minus the prior logit",
-            PAPER, "", max(product_error), "<=", 1e-8, len(product_error), note="largest error at random x (T7, derived here)",
+            id="C4-product",
+            statement="The anticausal logit is the sum of the single-feature LDA logits minus the prior logit",
+            source=DERIVED,
+            measured=max(product_error),
+            op="<=",
+            value=1e-8,
+            n=len(product_error),
+            note="largest error at random x (T7, derived here)",
         ),
-    ]  # fmt: skip
-    result.metrics.append(Metric("E3 largest angle on the grid", float(np.degrees(np.nanmax(angles))), "degree", "lower"))
+    ]
+    result.metrics.append(
+        Metric("E3 largest angle on the grid", float(np.degrees(np.nanmax(angles))), "degree", "lower")
+    )
     plots.boundary_figure(out / "boundaries.png")
     plots.angle_map(out / "angle_map.png", prevalence=pi)
     result.artifacts += [
-        Artifact("boundaries.png", "Boundaries of both directions: full information, Cov(X1,X2) missing, E[YX2] missing"),
+        Artifact(
+            "boundaries.png", "Boundaries of both directions: full information, Cov(X1,X2) missing, E[YX2] missing"
+        ),
         Artifact("angle_map.png", "Angle between the two boundaries when Cov(X1,X2) is missing"),
     ]
     return result
@@ -265,7 +380,9 @@ def run_e4(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         causal, anticausal = fit(moments, "causal"), fit(moments, "anticausal")
         for model in (causal, anticausal):
             weights.append(float(np.abs(model.coef_[0, hidden]).max()))
-            transmitted = problem.cov[np.ix_(hidden, seen)] @ np.linalg.solve(problem.cov[np.ix_(seen, seen)], problem.cov_xy[seen])
+            transmitted = problem.cov[np.ix_(hidden, seen)] @ np.linalg.solve(
+                problem.cov[np.ix_(seen, seen)], problem.cov_xy[seen]
+            )
             got = model.implied_moments_.subset([*(f"x{i + 1}" for i in hidden), "y"]).cov[-1, :-1]
             scale = np.sqrt(problem.cov[hidden, hidden] * problem.prevalence * (1 - problem.prevalence))
             implied.append(float(np.abs((got - transmitted) / scale).max()))
@@ -285,21 +402,48 @@ def run_e4(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     return Experiment(
         claims=[
             Claim(
-                "C5-ignored", "A feature whose moment with Y is unknown gets exactly zero weight in both directions",
-                PAPER, "X2 is ignored (causal)", max(weights), "<=", 0.0, len(weights), note=f"largest |weight|; {many}",
+                id="C5-ignored",
+                statement="A feature whose moment with Y is unknown gets exactly zero weight in both directions",
+                paper="X2 is ignored (causal)",
+                measured=max(weights),
+                op="<=",
+                value=0.0,
+                n=len(weights),
+                note=f"largest |weight|; {many}",
             ),
             Claim(
-                "C5-parallel", "The slopes of both directions are then equal",
-                PAPER, "equal slopes", max(angles), "<=", 1e-8, len(angles), unit="rad", note=f"largest angle; {many}",
+                id="C5-parallel",
+                statement="The slopes of both directions are then equal",
+                paper="equal slopes",
+                measured=max(angles),
+                op="<=",
+                value=1e-8,
+                n=len(angles),
+                unit="rad",
+                note=f"largest angle; {many}",
             ),
             Claim(
-                "C5-implied", "Both imply the covariance with Y that the known features transmit",
-                PAPER, "", max(implied), "<=", 1e-8, len(implied), note=f"largest error, correlation scale; {many}",
+                id="C5-implied",
+                statement="Both imply the covariance with Y that the known features transmit",
+                source=DERIVED,
+                measured=max(implied),
+                op="<=",
+                value=1e-8,
+                n=len(implied),
+                note=f"largest error, correlation scale; {many}",
             ),
             Claim(
-                "C5-star", "Without an edge X1–X2 the anticausal star recovers the hidden Cov(X2,Y) from Cov(X1,X2)",
-                PAPER, "anticausal infers", z, "<=", 3.0, profile.star_seeds, unit="SE",
-                note=f"|mean − truth| / SE over {profile.star_seeds} samples of {profile.star_rows} rows; mean {np.mean(estimates):.5f}, truth {truth:.5f}",
+                id="C5-star",
+                statement="Without an edge X1–X2 the anticausal star recovers the hidden Cov(X2,Y) from Cov(X1,X2)",
+                source=DERIVED,
+                paper="anticausal infers",
+                measured=z,
+                op="<=",
+                value=3.0,
+                n=profile.star_seeds,
+                unit="SE",
+                note=f"|mean − truth| / SE over {profile.star_seeds} samples of {profile.star_rows} rows; "
+                f"mean {np.mean(estimates):.5f}, truth {truth:.5f}",
             ),
         ]
-    )  # fmt: skip
+    )
