@@ -84,7 +84,10 @@ def complete_covariance(
         raise UnboundedEntropyError(
             f"the variance of {_listed([labels[i] for i in np.flatnonzero(~known.diagonal())])} is unknown"
         )
-    if not np.array_equal(known, known.T) or not np.allclose(M[known], M.T[known], rtol=1e-9, atol=0.0):
+    size = np.sqrt(
+        np.abs(np.outer(variance, variance))
+    )  # an entry that is zero up to rounding is judged by its pair's SDs
+    if not np.array_equal(known, known.T) or (np.abs(M - M.T) > 1e-9 * size)[known].any():
         raise InfeasibleMomentsError(
             "the covariance matrix is not symmetric (entries and NaNs have to mirror each other)"
         )
