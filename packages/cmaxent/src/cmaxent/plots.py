@@ -323,42 +323,47 @@ def paired_dots(
     xlim : values beyond it are drawn as arrows at the edge with their number.
     """
     with _context():
-        figure, axis = _figure(figsize=(7.0, 0.31 * len(table) + 1.35))
+        figure, axis = _figure(figsize=(7.0, max(2.8, 0.31 * len(table) + 1.7)))
         rows = np.arange(len(table))[::-1]
         values = table[list(columns)].to_numpy(dtype=float)
         low, high = xlim or (float(np.nanmin(values)), float(np.nanmax(values)))
+        top = len(table) - 0.45
         for value, label in (marks or {}).items():
-            axis.axvline(value, color="#B5B5B5", lw=1, zorder=0)
-            axis.text(value, len(table) - 0.35, label, ha="center", va="bottom", fontsize=8, color=MUTED)
+            axis.plot([value, value], [-0.7, top], color="#B5B5B5", lw=1, zorder=0)
+            axis.text(value, top, label, ha="center", va="bottom", fontsize=8, color=MUTED)
         shown = np.clip(values, low, high)
         axis.hlines(rows, np.nanmin(shown, axis=1), np.nanmax(shown, axis=1), color=PALE, lw=3, zorder=1)
+        crowd: dict[tuple[int, float], int] = {}  # labels already at this edge of this row
         for k, (label, colour) in enumerate(columns.values()):
             inside = (values[:, k] >= low) & (values[:, k] <= high)
             axis.plot(shown[inside, k], rows[inside], "o", color=colour, ms=6, zorder=3, label=label, clip_on=False)
             for value, row in zip(values[~inside, k], rows[~inside], strict=True):
-                if np.isfinite(value):
-                    edge, mark, align = (low, "<", "left") if value < low else (high, ">", "right")
-                    axis.plot(edge, row, mark, color=colour, ms=6, zorder=3, clip_on=False)
-                    axis.annotate(
-                        f"{value:.2f}",
-                        (edge, row),
-                        xytext=(7 if align == "left" else -7, 0),
-                        textcoords="offset points",
-                        ha=align,
-                        va="center",
-                        fontsize=7.5,
-                        color=colour,
-                    )
+                if not np.isfinite(value):
+                    continue
+                edge, mark, sign = (low, "<", 1) if value < low else (high, ">", -1)
+                before = crowd.setdefault((int(row), edge), 0)
+                crowd[int(row), edge] += 1
+                axis.plot(edge, row, mark, color=colour, ms=6, zorder=3, clip_on=False)
+                axis.annotate(
+                    f"{value:.2f}",
+                    (edge, row),
+                    xytext=(sign * (6 + 26 * before), 5),
+                    textcoords="offset points",
+                    ha="left" if sign > 0 else "right",
+                    va="center",
+                    fontsize=7.5,
+                    color=colour,
+                )
         axis.set(yticks=rows, yticklabels=[str(i).replace("_", " ") for i in table.index], xlabel=xlabel)
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
         pad = 0.03 * (high - low)
         axis.set(xlim=(low - pad, high + pad), ylim=(-0.7, len(table) - 0.2))
-        axis.set_title(title, pad=18 if marks else 6)
+        axis.set_title(title, pad=14 if marks else 6)
         figure.legend(
             *axis.get_legend_handles_labels(),
             loc="outside lower center",
-            ncols=len(columns),
+            ncols=min(3, len(columns)),
             frameon=False,
             handletextpad=0.2,
         )
@@ -383,7 +388,9 @@ def intervals(
     with _context():
         figure, axis = _figure(figsize=(6.4, 0.42 * len(table) + 1.2))
         rows = np.arange(len(table))[::-1]
-        axis.axvspan(*band, color=PALE, zorder=0, lw=0)
+        axis.axvspan(*band, color="#F1F1EE", zorder=0, lw=0)
+        for edge, align in zip(band, ("left", "right"), strict=True):
+            axis.text(edge, -0.55, f" {edge:g} ", ha=align, va="bottom", fontsize=8, color=MUTED)
         axis.axvline(nominal, color="#9A9A9A", lw=1, zorder=1)
         for row, (_, line) in zip(rows, table.iterrows(), strict=True):
             colour = CAUSAL if line["direction"] == "causal" else ANTICAUSAL
@@ -483,44 +490,37 @@ def direction_figure(
 
         z = np.linspace(-3.6, 3.6, 400)
         right.fill_between(z, norm.pdf(z), color=PALE, lw=0)
-        for direction, colour, t, height in (
-            ("causal", CAUSAL, report.t_causal, 0.43),
-            ("anticausal", ANTICAUSAL, report.t_anticausal, 0.48),
-        ):
-            if direction not in sides or not np.isfinite(t):
-                continue
-            inside = float(np.clip(t, -3.4, 3.4))
-            right.plot([inside, inside], [0, height - 0.01], color=colour, lw=2)
-            text = f"{names[direction]}: {t:.2f} SD" + (" (off scale)" if inside != t else "")
-            right.text(
-                inside,
-                height,
-                text,
-                color=colour,
-                ha="right" if inside > 0.8 else "left" if inside < -0.8 else "center",
-                fontsize=8.5,
+        t = {"causal": report.t_causal, "anticausal": report.t_anticausal}
+        drawn = [d for d in sides if np.isfinite(t[d])]
+        leftmost = min(drawn, key=t.__getitem__, default="")  # its label goes to the left of its line
+        for direction in drawn:
+            colour = CAUSAL if direction == "causal" else ANTICAUSAL
+            inside = float(np.clip(t[direction], -3.4, 3.4))
+            right.plot(
+                [inside, inside], [0, 0.46], color=colour, lw=2, ls="-" if direction == "causal" else (0, (5, 2))
             )
-        right.set(xlim=(-3.6, 3.6), ylim=(0, 0.54), yticks=[], xlabel="x along the normal, SDs from the mean")
+            text = f"{names[direction]}\n{t[direction]:.2f} SD" + (" (off scale)" if inside != t[direction] else "")
+            at_left = direction == leftmost and (len(drawn) > 1 or inside > 0)
+            side = -0.1 if at_left else 0.1
+            right.text(
+                inside + side, 0.46, text, color=colour, ha="right" if at_left else "left", va="top", fontsize=8.5
+            )
+        right.set(xlim=(-3.6, 3.6), ylim=(0, 0.5), yticks=[], xlabel="x along the normal, SDs from the mean")
         right.spines["left"].set_visible(False)
+        right.set_box_aspect(0.62)
+        right.set_anchor("N")
         share = report.disagreement
         right.set_title("Boundary" if not np.isfinite(share) else f"Boundary: {100 * share:.2g} % of x change class")
-        for direction, reason in report.reasons.items():
-            right.text(
-                0.0,
-                0.2,
-                f"{names[direction]} is infeasible:\n" + _wrapped(reason),
-                fontsize=7.5,
-                color=INK,
-                ha="center",
-                va="center",
-            )
+        reasons = [f"{names[d]} is infeasible: {_wrapped(reason)}" for d, reason in report.reasons.items()]
+        if reasons:
+            figure.suptitle("\n".join(reasons), x=0.01, ha="left", fontsize=8.5, color=INK)
         figure.legend(
             *left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, handletextpad=0.2
         )
         _save(figure, path)
 
 
-def _wrapped(text: str, width: int = 52, most: int = 5) -> str:
+def _wrapped(text: str, width: int = 125, most: int = 4) -> str:
     import textwrap
 
     lines = textwrap.wrap(text, width)

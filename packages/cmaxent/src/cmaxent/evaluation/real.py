@@ -91,6 +91,7 @@ def run_e5(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
             Metric(f"E5 {name} share of the oracle's gain, anticausal", row["share_anticausal"], "", "higher"),
             Metric(f"E5 {name} share of the oracle's gain, causal", row["share_causal"], "", "higher"),
         ]
+    lowest = float(scores[["share_causal", "share_anticausal"]].min().min())
     plots.paired_dots(
         scores[["share_causal", "share_anticausal"]].sort_values("share_anticausal", ascending=False),
         out / "bridge.png",
@@ -98,7 +99,7 @@ def run_e5(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         xlabel="share of the oracle's gain in log-loss over the prior",
         title="Predicting Y from features never seen with Y",
         marks={0.0: "prior", 0.5: "half", 1.0: "oracle"},
-        xlim=(-0.6, 1.1),
+        xlim=(min(-0.05, max(-0.6, lowest - 0.03)), 1.05),
     )
     result.artifacts.append(Artifact("bridge.png", "Bridge: share of the oracle's gain on real data"))
     return result
