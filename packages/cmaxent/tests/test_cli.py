@@ -27,25 +27,6 @@ WORKED = {
 }
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """The console script in this process: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cmaxent", *map(str, arguments)])
-        previous = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as stop:
-                command_line.main()
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
-
-
 def write_moments(path, **changes):
     """A moments file with a valid checksum, whatever its numbers."""
     save_json(path, "moments", {**WORKED, **changes})

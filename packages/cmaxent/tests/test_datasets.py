@@ -4,10 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-from cmaxent import CMaxEntError
-from cmaxent import datasets as ds
 from numpy.testing import assert_allclose
 from scipy.special import expit
+
+from cmaxent import CMaxEntError
+from cmaxent import datasets as ds
 
 SHAPES = {
     "breast_cancer_mean": (569, 10, 212),

@@ -12,14 +12,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_allclose
+from sklearn.metrics import roc_auc_score
+
 from cmaxent import CMaxEntError, Moments, compare_directions, plots
 from cmaxent.evaluation import PROFILES, run
 from cmaxent.evaluation import report as rp
 from cmaxent.evaluation.inference import marginal_log_odds
 from cmaxent.evaluation.peers import expected_calibration_error
 from cmaxent.evaluation.runner import EXPERIMENTS
-from numpy.testing import assert_allclose
-from sklearn.metrics import roc_auc_score
 
 TINY = replace(
     PROFILES["quick"],

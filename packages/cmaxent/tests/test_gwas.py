@@ -1,8 +1,6 @@
 """Summary statistics and LD: alleles end up on one side, effects become moments, moments a joint predictor."""
 
 import gzip
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,6 @@ import pandas as pd
 import pytest
 
 from cmaxent import MergedClassifier, Moments, load
-from cmaxent import cli as command_line
 from cmaxent.datasets import gwas_model
 from cmaxent.errors import CMaxEntError
 from cmaxent.gwas import LDPanel, gwas_moments, harmonise, read_ld, read_sumstats
@@ -34,24 +31,6 @@ chromosome\tbase_pair_location\teffect_allele\tother_allele\tbeta\tstandard_erro
 1\t700\tA\tG\t0.70\t0.01\t0.10\t1e-9\trs7\t1000
 1\t800\tA\tG\t0.80\t0.01\t0.10\t1e-9\trs8\t1000
 """
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cmaxent", *map(str, arguments)])
-        previous = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as stop:
-                command_line.main()
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
 
 
 def save_panel(path, panel):

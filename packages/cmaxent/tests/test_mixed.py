@@ -5,6 +5,14 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_allclose
+from scipy.integrate import quad
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax, logsumexp
+from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import BernoulliNB
+
 from cmaxent import MergedClassifier, Moments
 from cmaxent import directions as dr
 from cmaxent.errors import (
@@ -16,13 +24,6 @@ from cmaxent.errors import (
 )
 from cmaxent.graph import resolve_graph
 from cmaxent.mixed import fit_mixed, mixed_from_state
-from numpy.testing import assert_allclose
-from scipy.integrate import quad
-from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, logsumexp
-from scipy.stats import norm
-from sklearn.linear_model import LogisticRegression
-from sklearn.naive_bayes import BernoulliNB
 
 
 def fit(moments, graph, **options):

@@ -37,8 +37,7 @@ def test_streaming_in_any_chunks_equals_the_batch(seed, offset, holes):
 def test_merging_accumulators_is_associative():
     rng = np.random.default_rng(0)
     parts = [rng.normal(size=(50, 3)) for _ in range(3)]
-    a, b, c = ([Accumulator("xyz").update(p) for p in parts] for _ in range(3))
-    del c
+    a, b = ([Accumulator("xyz").update(p) for p in parts] for _ in range(2))
     left = a[0].merge(a[1]).merge(a[2]).finalize()
     right = b[0].merge(b[1].merge(b[2])).finalize()
     assert_allclose(left.cov, right.cov, atol=1e-14)

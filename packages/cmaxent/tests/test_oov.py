@@ -3,14 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-from cmaxent import CMaxEntError
-from cmaxent.datasets import three_causes
-from cmaxent.oov import ResidualSkewRegressor, bridge_report, log_loss
 from numpy.testing import assert_allclose
 from scipy.special import expit
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
+
+from cmaxent import CMaxEntError
+from cmaxent.datasets import three_causes
+from cmaxent.oov import ResidualSkewRegressor, bridge_report, log_loss
 
 
 def bridge_tables(n, seed=0):

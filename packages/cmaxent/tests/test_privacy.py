@@ -6,14 +6,15 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from cmaxent import MergedClassifier, Moments, merge
-from cmaxent.errors import CMaxEntError
-from cmaxent.privacy import _Release, _scaled_moments, _scaling, gaussian_noise_scale
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.special import ndtr
 from scipy.stats import kstest
+
+from cmaxent import MergedClassifier, Moments, merge
+from cmaxent.errors import CMaxEntError
+from cmaxent.privacy import _Release, _scaled_moments, _scaling, gaussian_noise_scale
 
 BOUNDS = {"x1": (-5.0, 5.0), "x2": (0.0, 40.0)}
 

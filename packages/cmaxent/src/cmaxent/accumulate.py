@@ -7,6 +7,7 @@ one symmetric product per chunk; rows with NaN keep a count, a mean and a co-mom
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import DataConversionWarning
 
 from .errors import CMaxEntError
 from .graph import _listed
@@ -428,6 +430,28 @@ def accumulate_columns(
     accumulator = Accumulator([c.name for c in columns])
     accumulator._columns = list(columns)
     return accumulator.update(frame, sample_weight)
+
+
+def row_weights(sample_weight: ArrayLike | None, n: int) -> Array | None:
+    """(n,) weights of an estimator's rows; a single number weighs them all."""
+    if sample_weight is None:
+        return None
+    weight = np.asarray(sample_weight, dtype=float)
+    if weight.ndim == 0:
+        weight = np.full(n, float(weight))
+    if weight.size and not weight.any():
+        raise CMaxEntError("sample weights are all zero: no row counts")
+    return _weights(weight, n)
+
+
+def label_column(y: Any) -> NDArray[Any]:
+    """(n,) target values; a single column is flattened with scikit-learn's warning."""
+    values = y.to_numpy() if isinstance(y, (pd.Series, pd.DataFrame)) else np.asarray(y)
+    if values.ndim == 2 and values.shape[1] == 1:
+        warnings.warn("A column-vector y was passed when a 1d array was expected.", DataConversionWarning, stacklevel=4)
+    elif values.ndim != 1:
+        raise CMaxEntError(f"y has to be one column; got shape {values.shape}")
+    return values.ravel()
 
 
 def as_frame(X: ArrayLike | pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:

@@ -428,7 +428,7 @@ def _gaussian_causes(
                 _check_agreement(state, b, sources[r], float(weights @ c[independent, k]))
     A = rows[independent]
     C_u = c[independent]
-    full = np.column_stack([-C_u[:, 0], C_u[:, 0]]) if len(own) == 1 else np.column_stack([C_u, -C_u.sum(axis=1)])
+    full = dr.all_classes(C_u, len(pi))
     levels = state.levels.get(variable, tuple(range(len(pi))))
     t = dr.ClassTarget(
         variable,
@@ -477,7 +477,7 @@ def _sampled_causes(
     at = [state.done.index(i) for i in P]
     c = np.full((len(P), len(own)), np.nan)
     c[local] = state.given[np.ix_([P[k] for k in local], own)]
-    full = np.column_stack([-c[:, 0], c[:, 0]]) if len(own) == 1 else np.column_stack([c, -c.sum(axis=1)])
+    full = dr.all_classes(c, len(pi))
     levels = state.levels.get(variable, tuple(range(len(pi))))
     # The draws have their own means; covariances are what the moments fix.
     t = dr.ClassTarget(

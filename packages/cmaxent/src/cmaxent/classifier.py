@@ -15,12 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 from scipy.stats import norm
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from . import directions as dr
-from .accumulate import _Column, _encode, accumulate_columns, as_frame, infer_columns
+from .accumulate import _Column, _encode, accumulate_columns, as_frame, infer_columns, label_column, row_weights
 from .empirical import fit_empirical
 from .errors import CMaxEntError, InfeasibleMomentsError
 from .gated import GatedGaussian
@@ -127,7 +126,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         frame, values, labels = self._rows(X, y, reset=True)
         columns = [*infer_columns(frame, numeric="continuous"), self._target_column(labels)]
         table = frame.assign(**{self.target: values})
-        accumulator = accumulate_columns(table, columns, _weight_column(sample_weight, len(table)))
+        accumulator = accumulate_columns(table, columns, row_weights(sample_weight, len(table)))
         moments = accumulator.finalize()
         reference = None
         if self.p_x == "empirical":
@@ -287,14 +286,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
                 self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan", ensure_min_samples=1
             )
             frame = pd.DataFrame(np.asarray(array, dtype=float), columns=[f"x{i}" for i in range(array.shape[1])])
-        values = y.to_numpy() if isinstance(y, (pd.Series, pd.DataFrame)) else np.asarray(y)
-        if values.ndim == 2 and values.shape[1] == 1:
-            warnings.warn(
-                "A column-vector y was passed when a 1d array was expected.", DataConversionWarning, stacklevel=3
-            )
-        elif values.ndim != 1:
-            raise CMaxEntError(f"y has to be one column of labels; got shape {values.shape}")
-        raw = pd.Series(values.ravel())
+        raw = pd.Series(label_column(y))
         if len(raw) != len(frame):
             raise CMaxEntError(f"X has {len(frame)} rows but y has {len(raw)}: inconsistent numbers of samples")
         raw.index = frame.index
@@ -363,14 +355,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
                     f"X contains infinity in column {frame.columns[int(np.argwhere(np.isinf(numbers))[0][1])]}"
                 )
             return numbers
-        return self._encode_features(frame)
-
-    def _encode_features(self, frame: pd.DataFrame) -> Array:
-        columns = []
-        for v in self.feature_names_in_:
-            kind, levels = self.moments_.kinds[v], self.moments_.levels.get(v, ())
-            columns.append(_Column(v, kind, () if tuple(levels) == (0, 1) and kind == "binary" else tuple(levels)))
-        return _encode(frame, columns)
+        return _encode(frame, [_feature_column(self.moments_, v) for v in self.feature_names_in_])
 
     def predict_log_proba(self, X: ArrayLike | pd.DataFrame) -> Array:
         """(n, K) log p(y=k | observed part of x)."""
@@ -491,16 +476,12 @@ def fit_direction(
     """Fit one graph; the function behind the estimator and the comparison tools."""
     t = dr.class_target(moments, target)
     blocks = resolve_graph(graph, moments.variables, target)
-    place = blocks.block_of(target)
+    direction = blocks.direction(target)
     others = [v for v in moments.variables if v != target]
-    is_causal = len(blocks.blocks) == 2 and place == 1 and set(blocks.parents[1]) == set(others)
-    is_anticausal = (
-        len(blocks.blocks) == 2 and place == 0 and blocks.blocks[0] == (target,) and blocks.parents[1] == (target,)
-    )
-    omega = dr.sampling_covariance(t, moments) if slack == "se" and (is_causal or is_anticausal) else None
+    omega = dr.sampling_covariance(t, moments) if slack == "se" and direction else None
     ridge = 0.0 if isinstance(slack, str) else float(slack)
     if p_x == "empirical":
-        if not is_causal:
+        if direction != "causal":
             raise CMaxEntError("p_x='empirical' fixes the law of the causes: it needs graph='causal'")
         assert reference is not None
         absent = [v for v in others if v not in reference.columns]
@@ -518,14 +499,9 @@ def fit_direction(
             )
         return fit_mixed(moments, t, blocks, slack=ridge, on_infeasible=on_infeasible, seed=seed), t
     _warn_unlinked(t)
-    if is_causal:
-        return dr.fit_causal(
-            t, slack=ridge, omega=omega, on_infeasible=on_infeasible, shrinkage=shrinkage, seed=seed
-        ), t
-    if is_anticausal:
-        return dr.fit_anticausal(
-            t, slack=ridge, omega=omega, on_infeasible=on_infeasible, shrinkage=shrinkage, seed=seed
-        ), t
+    if direction:
+        solve = dr.fit_causal if direction == "causal" else dr.fit_anticausal
+        return solve(t, slack=ridge, omega=omega, on_infeasible=on_infeasible, shrinkage=shrinkage, seed=seed), t
     from .chain import fit_chain_classifier
 
     fit = fit_chain_classifier(
@@ -578,19 +554,6 @@ def _as_moments(source: Any, index: int) -> Moments:
             raise CMaxEntError(f"source {index} is empty")
         return Moments.from_data(source)
     raise CMaxEntError(f"source {index} is a {type(source).__name__}; a source is Moments or a DataFrame")
-
-
-def _weight_column(sample_weight: ArrayLike | None, n: int) -> Array | None:
-    if sample_weight is None:
-        return None
-    weight = np.asarray(sample_weight, dtype=float)
-    if weight.ndim == 0:
-        weight = np.full(n, float(weight))
-    if weight.size and not weight.any():
-        raise CMaxEntError("sample weights are all zero: no row counts")
-    if weight.shape != (n,):
-        raise CMaxEntError(f"sample_weight has to have one entry per row: shape ({n},), got {weight.shape}")
-    return weight
 
 
 # --- model files ---------------------------------------------------------------------------------------------
@@ -673,10 +636,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         return regressor_from_state(meta, arrays)
     if kind != "classifier":
         raise CMaxEntError(f"{path}: holds a cmaxent {kind}, which this version cannot load")
-    parameters = dict(meta["parameters"])
-    if isinstance(parameters["graph"], list):
-        parameters["graph"] = [tuple(edge) for edge in parameters["graph"]]
-    model = MergedClassifier(**parameters)
+    model = MergedClassifier(**meta["parameters"])
     moments = Moments.from_arrays(
         arrays["mean"], arrays["moment_cov"], names=meta["moments"]["names"], kinds=meta["moments"]["kinds"],
         n=arrays.get("n", meta["n"]), levels=meta["moments"]["levels"],

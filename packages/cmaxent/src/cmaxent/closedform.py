@@ -86,6 +86,20 @@ def mean_logistic(m: ArrayLike, tau: ArrayLike) -> Array:
     return out.reshape(m.shape)
 
 
+def mean_and_slope(m: float, tau: float) -> tuple[float, float]:
+    """E logistic(m + tau Z) and E logistic'(m + tau Z)."""
+    z, w = normal_rule(m, tau)
+    eta = m + tau * z
+    s = expit(eta)
+    return float(w @ s), float(w @ (s * expit(-eta)))
+
+
+def logit_location(pi: float, tau: float) -> float:
+    """m with E logistic(m + tau Z) = pi."""
+    bound = 1.0 + abs(float(logit(pi))) + 10.0 * tau
+    return float(brentq(lambda m: mean_and_slope(m, tau)[0] - pi, -bound, bound, xtol=1e-15, rtol=1e-14))
+
+
 # --- feasibility (T2) -------------------------------------------------------------------------------------
 
 
@@ -210,26 +224,13 @@ def causal_logit_with_slack(pi: float, mu: Array, sigma: Array, c: Array, omega:
     def parts(a: float) -> tuple[Array, float, float, float]:
         lam = cho_solve(cho_factor(a * sigma + omega), c)
         tau = float(np.sqrt(max(lam @ sigma @ lam, 0.0)))
-        m = _location(pi, tau)
-        z, w = normal_rule(m, tau)
-        s = expit(m + tau * z)
-        return lam, m, tau, float(w @ (s * (1 - s)))
+        m = logit_location(pi, tau)
+        return lam, m, tau, mean_and_slope(m, tau)[1]
 
     v = pi * (1 - pi)
     a = brentq(lambda a: parts(a)[3] - a, 1e-12 * v, v * (1 + 1e-12), xtol=1e-16, rtol=1e-14)
     lam, m, _, _ = parts(a)
     return BinaryLogit(m - float(lam @ mu), lam)
-
-
-def _location(pi: float, tau: float) -> float:
-    """m with E logistic(m + tau Z) = pi."""
-    bound = 1.0 + abs(float(logit(pi))) + 10.0 * tau
-
-    def gap(m: float) -> float:
-        z, w = normal_rule(m, tau)
-        return float(w @ expit(m + tau * z)) - pi
-
-    return float(brentq(gap, -bound, bound, xtol=1e-15, rtol=1e-14))
 
 
 # --- anticausal direction (T3) ----------------------------------------------------------------------------
@@ -289,14 +290,14 @@ def solve_softmax_scale(pi: Array, L: Array, *, ridge: float = 0.0, seed: int = 
     penalty = np.zeros((K - 1, 1 + r, K - 1, 1 + r))
     for j in range(1, 1 + r):
         penalty[:, j, :, j] = ridge * (centring.T @ centring)
-    z, w = _softmax_rule(r, 1.0, seed)
+    z, w = softmax_rule(r, 1.0, seed)
     value, gradient, hessian = _softmax_dual(theta, goal, penalty, z, w)
     for _ in range(200):
-        largest = _largest_contrast(theta[:, 1:])
+        largest = largest_contrast(theta[:, 1:])
         if largest > 1e3:
             break
         if r <= 3:
-            z, w = _softmax_rule(r, largest, seed)
+            z, w = softmax_rule(r, largest, seed)
             value, gradient, hessian = _softmax_dual(theta, goal, penalty, z, w)
         norm_g = float(np.abs(gradient).max())
         if norm_g <= 1e-14:
@@ -317,7 +318,7 @@ def solve_softmax_scale(pi: Array, L: Array, *, ridge: float = 0.0, seed: int = 
         theta, value, gradient, hessian = trial, trial_value, trial_gradient, trial_hessian
     if np.abs(gradient).max() > 1e-10:
         raise InfeasibleMomentsError(
-            f"no softmax mechanism on Gaussian X has these class covariances: its dual diverges (scale {_largest_contrast(theta[:, 1:]):.3g}, "
+            f"no softmax mechanism on Gaussian X has these class covariances: its dual diverges (scale {largest_contrast(theta[:, 1:]):.3g}, "
             f"moment gap {np.abs(gradient).max():.3g})"
         )
     full = np.vstack([theta, np.zeros(1 + r)])
@@ -325,12 +326,12 @@ def solve_softmax_scale(pi: Array, L: Array, *, ridge: float = 0.0, seed: int = 
     return full[:, 0], full[:, 1:]
 
 
-def _largest_contrast(T: Array) -> float:
+def largest_contrast(T: Array) -> float:
     """An upper bound of the SD of any pairwise logit difference, which sets the quadrature step."""
     return float(2.0 * np.linalg.norm(T, 2)) if T.size else 0.0
 
 
-def _softmax_rule(r: int, scale: float, seed: int) -> tuple[Array, Array]:
+def softmax_rule(r: int, scale: float, seed: int) -> tuple[Array, Array]:
     """Nodes (n, r) and weights (n,) of N(0, I_r)."""
     if r <= 3:
         # Trapezoid: the aliasing error is exp(-2 pi^2 / (tau h)) from the softmax poles, exp(-2 pi^2 / h^2) from the density.

@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal
 
 from .classifier import MergedClassifier, fit_direction
 from .closedform import standardised_boundary
-from .completion import complete_covariance
+from .completion import _cliques, complete_covariance
 from .directions import FeasibilityReport
 from .errors import (
     CMaxEntError,
@@ -360,8 +360,6 @@ def feasible_interval(moments: Moments, a: str, b: str) -> tuple[float, float]:
     )
     with_edge = M.copy()
     with_edge[i, j] = with_edge[j, i] = centre_fit.cov[i, j]
-    from .completion import _cliques
-
     if centre_fit.chordal and _cliques(~np.isnan(with_edge))[2]:
         block = M[np.ix_(common, common)]
         s_i, s_j = M[i, common], M[j, common]

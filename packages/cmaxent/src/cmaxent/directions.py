@@ -159,7 +159,7 @@ def completed(S: Array, names: Sequence[str]) -> Completed:
     factor, status = lapack.dpotrf(R, lower=1)
     rcond = lapack.dpocon(factor, norm, uplo="L")[0] if status == 0 else 0.0
     if status != 0 or rcond < 1e-14:
-        complete_covariance(np.where(np.eye(len(S), dtype=bool), S * 1.0, S), names=names)  # names the culprits
+        complete_covariance(S, names=names)  # names the culprits
         raise InfeasibleMomentsError(
             f"the covariance of {_listed(list(names))} is singular: drop a redundant variable or use shrinkage"
         )
@@ -238,9 +238,8 @@ def fit_causal(
         intercept, coef = np.array([0.0, binary.intercept]), np.vstack([np.zeros_like(binary.coef), binary.coef])
         z, w = cf.normal_rule(m, tau)
         s = expit(m + tau * z)
-        slope = float(w @ (s * expit(-(m + tau * z))))
-        implied = S.cov @ binary.coef * slope
-        C = np.column_stack([-implied, implied])
+        implied = S.cov @ binary.coef * cf.mean_and_slope(m, tau)[1]
+        C = all_classes(implied[:, None], 2)
         conditional = float(-(w @ (s * log_expit(m + tau * z) + (1 - s) * log_expit(-(m + tau * z)))))
         residual = max(abs(float(w @ s) - pi), float(np.abs(implied[O] - c[O]).max(initial=0.0)))
         info |= {"m": m, "tau": tau, "q": q, "q_max": cf.max_linear_q(pi)}
@@ -261,9 +260,7 @@ def fit_causal(
         logits = cf.causal_softmax(t.pi, t.mu, directions, L, (b, T))
         intercept, coef = logits.intercept, logits.coef
         z, w = (
-            cf._softmax_rule(L.shape[1], cf._largest_contrast(T), seed)
-            if L.shape[1]
-            else (np.zeros((1, 0)), np.ones(1))
+            cf.softmax_rule(L.shape[1], cf.largest_contrast(T), seed) if L.shape[1] else (np.zeros((1, 0)), np.ones(1))
         )
         log_p = log_softmax(b + z @ T.T, axis=1)
         P = np.exp(log_p)
@@ -410,7 +407,7 @@ def _anticausal_exact(
         within_cov = inner.solve(np.eye(d))
         within_cov = (within_cov + within_cov.T) / 2
         logdet = -inner.logdet
-        C = _all_classes(result.cov[k:, :k], K)
+        C = all_classes(result.cov[k:, :k], K)
         means = t.mu + (C / t.pi).T
         info = {
             "completion_iterations": result.n_iter,
@@ -420,7 +417,7 @@ def _anticausal_exact(
     return _discriminant(t, W, means, within_cov, C, logdet, report, info, slack_used)
 
 
-def _all_classes(C: Array, K: int) -> Array:
+def all_classes(C: Array, K: int) -> Array:
     """Covariances with all K indicators from those with the K - 1 that were kept."""
     return np.column_stack([-C[:, 0], C[:, 0]]) if K == 2 else np.column_stack([C, -C.sum(axis=1)])
 
@@ -495,7 +492,7 @@ def _anticausal_with_slack(
     kappa = brentq(gap, 0.0, high, xtol=1e-15, rtol=1e-14)
     cm = model_c(kappa)
     exact = _anticausal_exact(
-        ClassTarget(t.name, t.classes, t.pi, t.mu, sigma, np.column_stack([-cm, cm]), t.names),
+        ClassTarget(t.name, t.classes, t.pi, t.mu, sigma, all_classes(cm[:, None], 2), t.names),
         None,
         report or _anticausal_feasibility(t),
         slack_used=True,
@@ -515,7 +512,7 @@ def _anticausal_slack_partial(
     previous = np.inf
     for _ in range(2000):
         trial = t.C.copy()
-        trial[O] = np.column_stack([-cm, cm])
+        trial[O] = all_classes(cm[:, None], 2)
         try:
             fit = _anticausal_exact(
                 ClassTarget(t.name, t.classes, t.pi, t.mu, t.sigma, trial, t.names),

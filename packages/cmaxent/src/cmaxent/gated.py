@@ -8,18 +8,26 @@ with linear logits; with some of X missing it is integrated exactly (spec 2.7).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.special import log_expit, log_softmax, logsumexp, ndtri
-from scipy.stats import qmc
+from scipy.special import log_expit, log_softmax, logsumexp
 
-from .closedform import low_rank_root, normal_rule
+from .closedform import largest_contrast, low_rank_root, normal_rule, softmax_rule
 
 Array = NDArray[np.float64]
+
+
+def by_pattern(missing: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """Groups of rows that miss the same columns: (row indices, which columns they have)."""
+    patterns, group = np.unique(np.packbits(missing, axis=1), axis=0, return_inverse=True)
+    for g in range(len(patterns)):
+        rows = np.flatnonzero(group.ravel() == g)
+        yield rows, ~missing[rows[0]]
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,8 @@ class GatedGaussian:
         if not missing.any():
             return log_softmax(X @ self.coef.T + self.intercept, axis=1)
         out = np.empty((len(X), len(self.intercept)))
-        patterns, group = np.unique(np.packbits(missing, axis=1), axis=0, return_inverse=True)
-        for g in range(len(patterns)):
-            rows = np.flatnonzero(group.ravel() == g)
-            out[rows] = self._log_proba_pattern(X[rows], ~missing[rows[0]])
+        for rows, seen in by_pattern(missing):
+            out[rows] = self._log_proba_pattern(X[rows], seen)
         return out
 
     def _log_proba_pattern(self, X: Array, seen: NDArray[np.bool_]) -> Array:
@@ -80,29 +86,39 @@ class GatedGaussian:
         for k in range(len(self.means)):
             expected = self.means[k, hidden] + (x - self.means[k, O]) @ slopes.T
             eta = self.gate_intercept + x @ self.gate_coef[:, O].T + expected @ coef.T
-            log_joint[:, k] += _log_mean_softmax(eta, spread, k)
+            log_joint[:, k] += log_mean_softmax(eta, spread)[:, k]
         return log_softmax(log_joint, axis=1)
 
 
-def _log_mean_softmax(eta: Array, spread: Array, k: int) -> Array:
-    """log E softmax_k(eta + noise), noise ~ N(0, spread); eta (n, K)."""
+def log_mean_softmax(eta: Array, spread: Array) -> Array:
+    """log E softmax(eta + noise), noise ~ N(0, spread); eta (n, K) -> (n, K).
+
+    One dimension for two classes, the rule of the causal fit for more.
+    """
     K = eta.shape[1]
+    if not spread.any():
+        return np.asarray(log_softmax(eta, axis=1))
     if K == 2:
-        margin = eta[:, k] - eta[:, 1 - k]
+        margin = eta[:, 1] - eta[:, 0]
         tau = np.sqrt(max(spread[0, 0] + spread[1, 1] - 2 * spread[0, 1], 0.0))
-        out = np.empty(len(margin))
-        for start in range(0, len(out), 4096):
-            part = slice(start, start + 4096)
-            z, w = normal_rule(margin[part], tau)
-            with np.errstate(divide="ignore"):
-                out[part] = logsumexp(log_expit(margin[part, None] + tau * z) + np.log(w), axis=1)
-        return out
-    root = low_rank_root(spread)
-    nodes = ndtri(qmc.Sobol(max(root.shape[1], 1), seed=0).random_base2(11).clip(1e-12, 1 - 1e-12))[:, : root.shape[1]]
-    nodes = np.concatenate([nodes, -nodes])  # antithetic: odd moments are exact
-    noise = nodes @ root.T
-    out = np.empty(len(eta))
-    for start in range(0, len(out), 256):
-        part = slice(start, start + 256)
-        out[part] = logsumexp(log_softmax(eta[part, None, :] + noise, axis=2)[:, :, k], axis=1) - np.log(len(noise))
+        return np.column_stack([_log_mean_logistic(-margin, tau), _log_mean_logistic(margin, tau)])
+    centring = np.eye(K) - 1 / K  # a shift of all logits changes nothing
+    root = low_rank_root(centring @ spread @ centring)
+    z, w = softmax_rule(root.shape[1], largest_contrast(root), 0)
+    noise, log_w = z @ root.T, np.log(w)
+    out = np.empty_like(eta)
+    step = max(1, 2**19 // noise.size)
+    for first in range(0, len(eta), step):
+        part = slice(first, first + step)
+        out[part] = logsumexp(log_softmax(eta[part, None, :] + noise, axis=2) + log_w[:, None], axis=1)
+    return out
+
+
+def _log_mean_logistic(margin: Array, tau: float) -> Array:
+    out = np.empty(len(margin))
+    for start in range(0, len(out), 4096):
+        part = slice(start, start + 4096)
+        z, w = normal_rule(margin[part], tau)
+        with np.errstate(divide="ignore"):
+            out[part] = logsumexp(log_expit(margin[part, None] + tau * z) + np.log(w), axis=1)
     return out

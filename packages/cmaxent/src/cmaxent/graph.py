@@ -41,6 +41,15 @@ class BlockGraph:
     def block_of(self, variable: str) -> int:
         return next(i for i, block in enumerate(self.blocks) if variable in block)
 
+    def direction(self, target: str) -> str | None:
+        """Say "causal" for {X} -> target, "anticausal" for target -> {X} (X one block), else None."""
+        if len(self.blocks) != 2 or (target,) not in self.blocks:
+            return None
+        first, second = self.blocks
+        if set(self.parents[1]) != set(first):
+            return None
+        return "causal" if second == (target,) else "anticausal"
+
     def to_networkx(self) -> nx.DiGraph:
         """Directed edges between variables; members of one block carry the same ``block`` attribute."""
         graph = nx.DiGraph()

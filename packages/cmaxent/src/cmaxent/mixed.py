@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, lapack
 from scipy.special import log_softmax, logsumexp
 
-from .closedform import _largest_contrast, _softmax_rule, low_rank_root, normal_rule
+from .closedform import largest_contrast, low_rank_root, normal_rule, softmax_rule
 from .completion import complete_covariance
 from .directions import (
     ClassTarget,
@@ -39,7 +39,7 @@ from .errors import (
     InfeasibleMomentsError,
     StateSpaceTooLargeError,
 )
-from .gated import _log_mean_softmax
+from .gated import by_pattern, log_mean_softmax
 from .graph import BlockGraph, _listed
 from .moments import Moments
 
@@ -187,10 +187,7 @@ class MixedModel:
         if not missing.any():
             return log_softmax(X @ self.coef.T + self.intercept, axis=1)
         out = np.empty((len(X), len(self.pi)))
-        patterns, group = np.unique(np.packbits(missing, axis=1), axis=0, return_inverse=True)
-        for g in range(len(patterns)):
-            rows = np.flatnonzero(group.ravel() == g)
-            seen = ~missing[rows[0]]
+        for rows, seen in by_pattern(missing):
             only_discrete = not any(seen[law.continuous].any() for law in self.laws)
             out[rows] = (self._of_discrete if only_discrete else self._pattern)(X[rows], seen)
         return out
@@ -228,7 +225,7 @@ class MixedModel:
                 + law.states[part.states][:, hidden_z] @ self.gate_coef[:, law.discrete[hidden_z]].T
                 + expected @ coef.T
             )
-            log_gate = _log_mean_gate(eta.reshape(-1, K), spread).reshape(eta.shape)
+            log_gate = log_mean_softmax(eta.reshape(-1, K), spread).reshape(eta.shape)
             out[part.rows] = logsumexp(part.log_weight[:, 0, :, None] + log_gate, axis=1)
         return log_softmax(out, axis=1)
 
@@ -272,25 +269,6 @@ def mixed_from_state(arrays: Mapping[str, Array]) -> MixedModel:
     laws = tuple(Law(*(arrays[f"law{i}_{name}"] for name in Law.__dataclass_fields__)) for i in range(n_laws))  # type: ignore[arg-type]
     own = [arrays[f"mixed_{name}"] for name in ("gate_intercept", "gate_coef", "intercept", "coef", "pi")]
     return MixedModel(laws, *own)
-
-
-def _log_mean_gate(eta: Array, spread: Array) -> Array:
-    """log E softmax(eta + noise), noise ~ N(0, spread); eta (n, K). Exact for two and three classes."""
-    K = eta.shape[1]
-    if not spread.any():
-        return np.asarray(log_softmax(eta, axis=1))
-    if K == 2:
-        return np.stack([_log_mean_softmax(eta, spread, k) for k in range(K)], axis=1)
-    centring = np.eye(K) - 1 / K  # a shift of all logits changes nothing
-    root = low_rank_root(centring @ spread @ centring)
-    z, w = _softmax_rule(root.shape[1], _largest_contrast(root), 0)
-    noise, log_w = z @ root.T, np.log(w)
-    out = np.empty_like(eta)
-    step = max(1, 2**19 // noise.size)
-    for first in range(0, len(eta), step):
-        part = slice(first, first + step)
-        out[part] = logsumexp(log_softmax(eta[part, None, :] + noise, axis=2) + log_w[:, None], axis=1)
-    return out
 
 
 def _consistent(law: Law, X: Array, seen: NDArray[np.bool_]) -> list[_Seen]:
@@ -883,7 +861,7 @@ class _Gate:
         return float(np.sqrt(max(np.linalg.eigvalsh(theta[:, 1:] @ self.spread @ theta[:, 1:].T)[-1], 0.0)))
 
     def _scale(self, theta: Array) -> float:
-        return _largest_contrast(theta[:, 1:] @ np.linalg.cholesky(self.spread)) if len(self.O) else 0.0
+        return largest_contrast(theta[:, 1:] @ np.linalg.cholesky(self.spread)) if len(self.O) else 0.0
 
     def _nodes(self, theta: Array, part: slice) -> _Nodes:
         W, V = self._x_weights(theta), self.V
@@ -901,12 +879,12 @@ class _Gate:
         if root.shape[1] == 0:
             return _Nodes(np.zeros((1, 1, 0)), np.ones((1, 1)), root, carry)
         moving = self.K1 == 2 or len(V) <= 2
-        z, w = _softmax_rule(root.shape[1], _largest_contrast(root), self.seed) if moving else self._sobol
+        z, w = softmax_rule(root.shape[1], largest_contrast(root), self.seed) if moving else self._sobol
         return _Nodes(z[None], w[None], root, carry)
 
     @cached_property
     def _sobol(self) -> tuple[Array, Array]:
-        z, w = _softmax_rule(max(len(self.V), 4), 1.0, self.seed)
+        z, w = softmax_rule(max(len(self.V), 4), 1.0, self.seed)
         z, w = z[:, : len(self.V)], w
         n = max(2**9, min(len(z), 2**20 // len(self.p)))
         z = z[:n] - z[:n].mean(axis=0)

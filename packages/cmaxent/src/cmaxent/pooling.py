@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import chi2
 
-from .completion import complete_covariance
+from .completion import _cliques, complete_covariance
 from .errors import CMaxEntError, InconsistentMomentsError, InfeasibleMomentsError
 from .graph import _listed
 from .moments import Moments, _frozen, _nonredundant, _validated, _variable_of
@@ -463,8 +463,6 @@ def _maximum_likelihood(
 
     Each source enters with its fully known blocks. Pairs that no source observes stay unknown.
     """
-    from .completion import _cliques
-
     scale = np.sqrt(pooled.cov.diagonal()[index])
     place = {pooled.names[j]: k for k, j in enumerate(index)}
     blocks = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from .accumulate import _Column, accumulate_columns, as_frame
+from .accumulate import _Column, accumulate_columns, as_frame, label_column, row_weights
 from .completion import complete_covariance
 from .directions import completed, shrunk
 from .errors import CMaxEntError, InfeasibleMomentsError, UnboundedEntropyError
+from .gated import by_pattern
 from .graph import GraphLike, _listed, resolve_graph
 from .moments import Moments
 from .pooling import merge
@@ -80,27 +79,17 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
         else:
             array = validate_data(self, X, dtype="numeric", ensure_all_finite="allow-nan")
             frame = pd.DataFrame(np.asarray(array, dtype=float), columns=[f"x{i}" for i in range(array.shape[1])])
-        values = np.asarray(y)
-        if values.ndim == 2 and values.shape[1] == 1:
-            warnings.warn(
-                "A column-vector y was passed when a 1d array was expected.", DataConversionWarning, stacklevel=2
-            )
-        elif values.ndim != 1:
-            raise CMaxEntError(f"y has to be one column of numbers; got shape {values.shape}")
         values = check_array(
-            values.ravel(), ensure_2d=False, dtype="numeric", ensure_all_finite="allow-nan", input_name="y"
+            label_column(y), ensure_2d=False, dtype="numeric", ensure_all_finite="allow-nan", input_name="y"
         ).astype(float)
         if len(values) != len(frame):
             raise CMaxEntError(f"X has {len(frame)} rows but y has {len(values)}: inconsistent numbers of samples")
         if len(frame) < 2:
             raise CMaxEntError(f"X has {len(frame)} sample(s); moments need at least 2")
-        weight = (
-            None if sample_weight is None else np.broadcast_to(np.asarray(sample_weight, dtype=float), (len(frame),))
-        )
-        if weight is not None and not weight.any():
-            raise CMaxEntError("sample weights are all zero: no row counts")
         columns = [*(_Column(c, "continuous") for c in frame.columns), _Column(self.target, "continuous")]
-        moments = accumulate_columns(frame.assign(**{self.target: values}), columns, weight).finalize()
+        moments = accumulate_columns(
+            frame.assign(**{self.target: values}), columns, row_weights(sample_weight, len(frame))
+        ).finalize()
         self._fit(moments)
         self.n_features_in_ = frame.shape[1]
         return self
@@ -138,17 +127,9 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
             bad = [[self.target, *names][i] for i in np.flatnonzero(~known_variance)]
             raise UnboundedEntropyError(f"the variance of {_listed(bad)} is unknown: the entropy has no upper bound")
         blocks = resolve_graph(self.graph, moments.variables, self.target)
-        others = tuple(v for v in moments.variables if v != self.target)
-        place = blocks.block_of(self.target)
-        if len(blocks.blocks) == 2 and place == 1 and set(blocks.parents[1]) == set(others):
-            joint = _causal(cov, [self.target, *names], self.shrinkage)
-        elif (
-            len(blocks.blocks) == 2
-            and place == 0
-            and blocks.blocks[0] == (self.target,)
-            and blocks.parents[1] == (self.target,)
-        ):
-            joint = _anticausal(cov, [self.target, *names], self.shrinkage)
+        direction = blocks.direction(self.target)
+        if direction:
+            joint = (_causal if direction == "causal" else _anticausal)(cov, [self.target, *names], self.shrinkage)
         else:
             from .chain import fit_chain
 
@@ -199,10 +180,8 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
                 )
         mean, std = np.empty(len(rows)), np.empty(len(rows))
         missing = np.isnan(rows)
-        patterns, group = np.unique(np.packbits(missing, axis=1), axis=0, return_inverse=True)
-        for g in range(len(patterns)):
-            at = np.flatnonzero(group.ravel() == g)
-            O = np.flatnonzero(~missing[at[0]])
+        for at, seen in by_pattern(missing):
+            O = np.flatnonzero(seen)
             beta = (
                 self.coef_
                 if len(O) == len(names)
@@ -236,11 +215,8 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
 
 def regressor_from_state(meta: dict[str, Any], arrays: dict[str, Array]) -> MergedRegressor:
     """A regressor is a function of its moments: refit."""
-    parameters = dict(meta["parameters"])
-    if isinstance(parameters["graph"], list):
-        parameters["graph"] = [tuple(edge) for edge in parameters["graph"]]
     moments = Moments.from_arrays(arrays["mean"], arrays["cov"], names=meta["names"], kinds=meta["kinds"])
-    return MergedRegressor(**parameters).fit_moments(moments)
+    return MergedRegressor(**meta["parameters"]).fit_moments(moments)
 
 
 def _causal(cov: Array, names: list[str], shrinkage: float | None) -> Array:

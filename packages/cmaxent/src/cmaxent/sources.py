@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.special import expit, logit
 
-from .closedform import normal_rule
+from .closedform import logit_location, mean_and_slope
 from .errors import CMaxEntError
 from .graph import _listed
 from .moments import Moments, _numbers
@@ -93,7 +91,7 @@ def from_logistic(
     if variance < 0:
         raise CMaxEntError(f"the covariance of {_listed(names)} is not positive semidefinite")
     a = float(np.ravel(_numbers(intercept, "intercept"))[0])
-    pi, slope = _mean_and_slope(a + float(beta @ mu), np.sqrt(variance))
+    pi, slope = mean_and_slope(a + float(beta @ mu), np.sqrt(variance))
     return _joint(
         target, [target], {target: "binary"}, np.array([pi]), mu, (sigma @ beta * slope)[:, None], sigma, names, n, {}
     )
@@ -197,7 +195,7 @@ def from_marginal_effects(
     c = variance * effects
     if scale == "logit":
         taus = np.abs(effects) * np.sqrt(variance)
-        c = c * np.array([_mean_and_slope(_location_for(prevalence, t), t)[1] for t in taus])
+        c = c * np.array([mean_and_slope(logit_location(prevalence, t), t)[1] for t in taus])
     return _joint(
         target, [target], {target: "binary"}, np.array([prevalence]), np.zeros(d), c[:, None], spread, names, n, {}
     )
@@ -224,14 +222,3 @@ def _joint(
     return Moments.from_arrays(
         np.concatenate([pi, mu]), cov, names=[*coordinates, *names], kinds=kinds, n=n, levels=levels
     )
-
-
-def _mean_and_slope(m: float, tau: float) -> tuple[float, float]:
-    z, w = normal_rule(m, tau)
-    s = expit(m + tau * z)
-    return float(w @ s), float(w @ (s * (1 - s)))
-
-
-def _location_for(pi: float, tau: float) -> float:
-    bound = 1.0 + abs(float(logit(pi))) + 10.0 * tau
-    return float(brentq(lambda m: _mean_and_slope(m, tau)[0] - pi, -bound, bound, xtol=1e-14))
