@@ -106,11 +106,9 @@ def test_breast_cancer_is_infeasible_causally_and_the_error_says_why():
     with pytest.raises(InfeasibleMomentsError, match=r"R\^2.*0\.6827.*0\.6125.*remedies"):
         MergedClassifier().fit(X, y)
     report = check_feasible(MergedClassifier(graph="anticausal").fit(X, y).moments_, "y", "causal")
-    assert (
-        not report.feasible
-        and report.r2 == pytest.approx(0.683, abs=1e-3)
-        and report.r2_max == pytest.approx(0.613, abs=1e-3)
-    )
+    assert not report.feasible
+    assert report.r2 == pytest.approx(0.683, abs=1e-3)
+    assert report.r2_max == pytest.approx(0.613, abs=1e-3)
     for mode in ("ridge", "boundary"):
         with pytest.warns(InfeasibleMomentsWarning, match="R\\^2"):
             model = MergedClassifier(on_infeasible=mode).fit(X, y)

@@ -189,7 +189,7 @@ MOMENTS = {
     "asymmetric": (
         {"cov": [[0.21, 0.25, -0.1], [0.25, 2.0, 0.6], [-0.1, 0.5, 1.0]]},
         2,
-        "x1, x2 has an asymmetric covariance",
+        "x1, x2 have an asymmetric covariance: 0.6 above the diagonal, 0.5 below",
     ),
     "nan_on_one_side": (
         {"cov": [[0.21, 0.25, -0.1], [0.25, 2.0, NAN], [-0.1, 0.6, 1.0]]},

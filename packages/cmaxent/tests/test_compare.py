@@ -73,7 +73,8 @@ def test_sampled_completions_are_positive_definite_and_uniform_in_one_dimension(
     assert all(np.allclose(d[known], h.cov[known]) for d in draws)
     lo, hi = feasible_interval(h, "a", "b")
     share = (draws[:, 1, 2] - lo) / (hi - lo)
-    assert abs(share.mean() - 0.5) < 0.07 and share.std() == pytest.approx(1 / np.sqrt(12), abs=0.04)
+    assert abs(share.mean() - 0.5) < 0.07
+    assert share.std() == pytest.approx(1 / np.sqrt(12), abs=0.04)
 
 
 def test_prediction_band_contains_the_maximum_entropy_point(moments):
@@ -86,10 +87,14 @@ def test_feasibility_reports_never_raise_on_infeasible_moments():
     v = 0.25
     strong = Moments.from_arrays([0.5, 0], [[v, 0.49], [0.49, 1]], names=["y", "x"], kinds={"y": "binary"})
     causal, anticausal = (check_feasible(strong, "y", g) for g in ("causal", "anticausal"))
-    assert not causal.feasible and causal.margin < 0 and "x" in causal.conflicting
+    assert not causal.feasible
+    assert causal.margin < 0
+    assert "x" in causal.conflicting
     assert anticausal.feasible
     r = compare_directions(strong, "y")
-    assert r.causal is None and "R^2" in r.reasons["causal"] and r.anticausal is not None
+    assert r.causal is None
+    assert "R^2" in r.reasons["causal"]
+    assert r.anticausal is not None
     broken = Moments.from_arrays(
         [0.5, 0, 0], [[v, 0.45, -0.45], [0.45, 1, 0.9], [-0.45, 0.9, 1]], names=["y", "a", "b"], kinds={"y": "binary"}
     )

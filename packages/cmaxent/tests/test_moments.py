@@ -79,7 +79,9 @@ def test_files_round_trip_and_notice_damage(tmp_path, suffix):
     path = tmp_path / f"m{suffix}"
     m.save(path)
     back = Moments.load(path)
-    assert back.names == m.names and back.kinds == m.kinds and back.n == 50
+    assert back.names == m.names
+    assert back.kinds == m.kinds
+    assert back.n == 50
     assert np.array_equal(back.cov, m.cov, equal_nan=True)
     assert not list(tmp_path.glob(".*"))
     data = bytearray(path.read_bytes())
@@ -103,7 +105,8 @@ def test_files_round_trip_and_notice_damage(tmp_path, suffix):
 def test_moments_are_immutable_and_methods_return_new_ones():
     m = Moments.from_arrays([0, 0], [[1, 0.5], [0.5, 1]], names=["a", "b"])
     hidden = m.hide([("a", "b")])
-    assert m.known.all() and not hidden.known[0, 1]
+    assert m.known.all()
+    assert not hidden.known[0, 1]
     with pytest.raises(ValueError, match="read-only"):
         m.cov[0, 0] = 2
     assert m.rename({"a": "c"}).names == ("c", "b")

@@ -44,7 +44,8 @@ _HOME = {
     "classifier": ["LinearBoundary", "MergedClassifier", "load"],
     "closedform": ["max_linear_r2", "solve_binary_scale"],
     "compare": [
-        "DirectionReport", "LovoResult", "PredictionBand", "check_feasible", "compare_directions", "feasible_interval", "lovo",
+        "DirectionReport", "LovoResult", "PredictionBand", "check_feasible", "compare_directions",
+        "feasible_interval", "lovo",
         "prediction_band", "sample_completions",
     ],
     "completion": ["CompletionResult", "complete_covariance"],

@@ -23,6 +23,8 @@ from .moments import KINDS, Moments, _frozen, _validated
 
 Array = NDArray[np.float64]
 
+STRIP = 2**18  # values (2 MiB) that a second-level cache holds
+
 
 @dataclass
 class _State:
@@ -40,8 +42,8 @@ class _State:
         return self.mean.ndim == 2
 
     def moved(self, by: Array) -> _State:
-        """The same sums relative to another origin."""
-        return _State(self.n, self.mean + (by[:, None] if self.pairwise else by), self.comoment)
+        """A copy of the sums, relative to another origin."""
+        return _State(self.n, self.mean + (by[:, None] if self.pairwise else by), self.comoment.copy())
 
     def widened(self) -> _State:
         """The same sums in pairwise form; mean[i, j] is the mean of i over the rows that observe i and j."""
@@ -51,6 +53,7 @@ class _State:
         return _State(np.full((p, p), self.n), np.repeat(self.mean[:, None], p, axis=1), self.comoment)
 
     def merged(self, other: _State) -> _State:
+        """The sums of both; takes over the arrays of ``other``, so that no third (p, p) matrix is made."""
         a, b = self, other
         if a.pairwise != b.pairwise:
             a, b = a.widened(), b.widened()
@@ -61,10 +64,9 @@ class _State:
         if a.pairwise:
             spread = delta * delta.T * (a.n * share)
             return _State(n, a.mean + share * delta, a.comoment + b.comoment + spread)
-        comoment = np.outer(delta, delta * (a.n * float(share)))
-        comoment += a.comoment
-        comoment += b.comoment
-        return _State(n, a.mean + float(share) * delta, comoment)
+        b.comoment += a.comoment
+        _add_outer(b.comoment, delta, delta * (a.n * float(share)))
+        return _State(n, a.mean + float(share) * delta, b.comoment)
 
 
 @dataclass
@@ -113,18 +115,36 @@ class Accumulator:
                 )
         if not isinstance(chunk, (np.ndarray, pd.DataFrame)) and hasattr(chunk, "shape") and hasattr(chunk, "sum"):
             return self._update_on_device(chunk, sample_weight)
-        rows = _encode(chunk, self._columns)
-        if len(rows) == 0:
+        parts = _encoded(chunk, self._columns)
+        n, p = len(parts[0]), sum(part.shape[1] for part in parts)
+        if n == 0:
             return self
-        weight = _weights(sample_weight, len(rows))
-        if self._origin is None:
-            observed = ~np.isnan(rows)
-            self._origin = np.where(observed, rows, 0.0).sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
-        rows = rows - self._origin
-        self._state = _add(self._state, _block(rows, weight))
-        for b in range(self.bootstrap):
-            draw = self._rng.poisson(1.0, len(rows)).astype(float)
-            self._replicates[b] = _add(self._replicates[b], _block(rows, draw if weight is None else draw * weight))
+        weight = _weights(sample_weight, n)
+        complete = not any(np.isnan(_sums(part)).any() for part in parts)
+        origin = self._origin
+        if origin is None:
+            origin = np.concatenate([_observed_mean(part[:1024]) for part in parts])
+        # Strips that stay in the cache, through one buffer: passing over them again costs no memory traffic.
+        strip = max(1024, STRIP // p)
+        buffer = np.empty((min(strip, n), p))
+        fresh: list[_State | None] = [None] * (1 + self.bootstrap)
+        for start in range(0, n, strip):
+            rows = slice(start, min(start + strip, n))
+            shifted = buffer[: rows.stop - start]
+            at = 0
+            for part in parts:
+                own = slice(at, at + part.shape[1])
+                np.subtract(part[rows], origin[own], out=shifted[:, own])
+                at = own.stop
+            given = None if weight is None else weight[rows]
+            fresh[0] = _add(fresh[0], _block(shifted, given, complete))
+            for b in range(self.bootstrap):
+                draw = self._rng.poisson(1.0, len(shifted)).astype(float)
+                fresh[b + 1] = _add(fresh[b + 1], _block(shifted, draw if given is None else draw * given, complete))
+        self._origin = origin
+        olds = [self._state, *self._replicates]
+        states = [old if new is None else _add(old, new) for old, new in zip(olds, fresh, strict=True)]
+        self._state, self._replicates = states[0], states[1:]
         return self
 
     def merge(self, other: Accumulator) -> Accumulator:
@@ -164,7 +184,8 @@ class Accumulator:
             mean, comoment = _to_numpy(centre), _to_numpy(centred.T @ centred)
             if not np.isfinite(mean).all():
                 raise CMaxEntError(
-                    f"column {_listed([self.names[i] for i in np.flatnonzero(~np.isfinite(mean))])} holds an infinite value"
+                    f"column {_listed([self.names[int(i)] for i in np.flatnonzero(~np.isfinite(mean))])} holds an "
+                    "infinite value"
                 )
             if self._origin is None:
                 self._origin = mean
@@ -195,15 +216,33 @@ def _weights(sample_weight: ArrayLike | None, n: int) -> Array | None:
     return weight
 
 
-def _block(rows: Array, weight: Array | None) -> _State:
-    missing = np.isnan(rows)
-    if not missing.any():
+def _add_outer(matrix: Array, u: Array, v: Array) -> None:
+    """matrix += outer(u, v), a few rows at a time: no temporary of the matrix's size."""
+    for start in range(0, len(u), 256):
+        part = slice(start, start + 256)
+        matrix[part] += np.outer(u[part], v)
+
+
+def _sums(rows: Array) -> Array:
+    """Column sums; NaN or infinite where any term is, which one product tells for all rows."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(np.ones(len(rows)) @ rows)
+
+
+def _observed_mean(rows: Array) -> Array:
+    observed = ~np.isnan(rows)
+    return np.where(observed, rows, 0.0).sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
+
+
+def _block(rows: Array, weight: Array | None, complete: bool) -> _State:
+    if complete:
         n = float(len(rows)) if weight is None else float(weight.sum())
         left = rows if weight is None else rows * weight[:, None]
-        mean = left.sum(axis=0) / n if n > 0 else np.zeros(rows.shape[1])
-        comoment = left.T @ rows
-        comoment -= np.outer(mean * n, mean)
+        mean = _sums(left) / n if n > 0 else np.zeros(rows.shape[1])
+        comoment = left.T @ rows  # a symmetric product where left is rows
+        _add_outer(comoment, mean, -n * mean)
         return _State(n, mean, comoment)
+    missing = np.isnan(rows)
     observed = (~missing).astype(float)
     rows = np.where(missing, 0.0, rows)
     left, seen = (rows, observed) if weight is None else (rows * weight[:, None], observed * weight[:, None])
@@ -280,10 +319,29 @@ def _columns(names: Sequence[str], kinds: Mapping[str, Any]) -> list[_Column]:
 
 
 def _encode(chunk: Any, columns: Sequence[_Column]) -> Array:
-    """Rows as float64 coordinates, NaN for missing."""
+    """Rows as float64 coordinates (n, p), NaN for missing."""
+    parts = _encoded(chunk, columns)
+    if len(parts) == 1:
+        return parts[0]
+    return np.ascontiguousarray(np.column_stack(parts)) if parts else np.empty((len(chunk), 0))
+
+
+def _encoded(chunk: Any, columns: Sequence[_Column]) -> list[Array]:
+    """The coordinates of a chunk, in order, as arrays (n, some of the p) that are views of it where it allows."""
     if isinstance(chunk, pd.DataFrame):
-        parts = [_encode_column(chunk[c.name], c) for c in columns]
-        return np.column_stack(parts) if parts else np.empty((len(chunk), 0))
+        width = len(columns)
+        while width and columns[width - 1].kind != "continuous":
+            width -= 1
+        leading = chunk.iloc[:, :width]
+        if (
+            width > 1
+            and [c.name for c in columns[:width]] == list(leading.columns)
+            and all(
+                c.kind == "continuous" and kind == np.float64 for c, kind in zip(columns, leading.dtypes, strict=False)
+            )
+        ):  # real columns in the frame's own order: no need to take it apart
+            return [_encode_array(leading.to_numpy(), columns[:width]), *_encoded_apart(chunk, columns[width:])]
+        return _encoded_apart(chunk, columns)
     if any(c.levels for c in columns):
         raise CMaxEntError("categorical columns need DataFrame chunks, so that labels can be matched")
     try:
@@ -292,8 +350,16 @@ def _encode(chunk: Any, columns: Sequence[_Column]) -> Array:
         raise CMaxEntError(f"the chunk is not numeric: {error}") from None
     if rows.ndim != 2 or rows.shape[1] != len(columns):
         raise CMaxEntError(f"a chunk has to be (n, {len(columns)}); got shape {rows.shape}")
-    if np.isinf(rows).any():
-        i, j = (int(v) for v in np.argwhere(np.isinf(rows))[0])
+    return [_encode_array(rows, columns)]
+
+
+def _encoded_apart(frame: pd.DataFrame, columns: Sequence[_Column]) -> list[Array]:
+    return [_encode_column(frame[c.name], c) for c in columns]
+
+
+def _encode_array(rows: Array, columns: Sequence[_Column]) -> Array:
+    if not np.isfinite(_sums(rows)).all() and (infinite := np.isinf(rows)).any():
+        i, j = (int(v) for v in np.argwhere(infinite)[0])
         raise CMaxEntError(f"column {columns[j].name}, row {i}: infinite value")
     for j, column in enumerate(columns):
         if column.kind == "binary":
@@ -310,7 +376,8 @@ def _encode_column(series: pd.Series, column: _Column) -> Array:
         if stray.any():
             row = int(np.flatnonzero(stray)[0])
             raise CMaxEntError(
-                f"column {column.name}, row {row}: value {values[row]!r} is not among the levels {_listed(map(str, column.levels))}"
+                f"column {column.name}, row {row}: value {values[row]!r} is not among the levels "
+                f"{_listed(map(str, column.levels))}"
             )
         if column.kind == "binary":
             return np.where(missing, np.nan, codes)[:, None]
@@ -427,6 +494,7 @@ def accumulate_frame(
 def accumulate_columns(
     frame: pd.DataFrame, columns: Sequence[_Column], sample_weight: ArrayLike | None = None
 ) -> Accumulator:
+    """An accumulator of columns that are encoded as given, with the rows of a frame in it."""
     accumulator = Accumulator([c.name for c in columns])
     accumulator._columns = list(columns)
     return accumulator.update(frame, sample_weight)

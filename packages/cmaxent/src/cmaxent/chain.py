@@ -133,7 +133,8 @@ def fit_chain(
             _fit_discrete_node(state, members[0], P, slack, on_infeasible, nonlocal_, seed)
         else:
             raise GraphError(
-                f"the block {{{', '.join(members)}}} holds the discrete {_listed(discrete)}: join discrete variables by arrows, "
+                f"the block {{{', '.join(members)}}} holds the discrete {_listed(discrete)}: join discrete variables "
+                "by arrows, "
                 "or give the density as constraints to CMaxEnt"
             )
     return _finished(moments, state)
@@ -146,7 +147,8 @@ def _initial(moments: Moments) -> _State:
     unknown = np.isnan(cov.diagonal())
     if unknown.any():
         raise UnboundedEntropyError(
-            f"the variance of {_listed([names[i] for i in np.flatnonzero(unknown)])} is unknown: the entropy has no upper bound"
+            f"the variance of {_listed([names[i] for i in np.flatnonzero(unknown)])} is unknown: the entropy has no "
+            "upper bound"
         )
     counts = moments.pair_counts()
     return _State(
@@ -156,7 +158,7 @@ def _initial(moments: Moments) -> _State:
 
 
 def _next_block(state: _State, blocks: BlockGraph, remaining: list[int]) -> int:
-    """Among blocks whose parents are placed: first those that their own moments identify, then those that need a projection."""
+    """Among blocks whose parents are placed: first those their own moments identify, then those to project."""
 
     def rank(b: int) -> tuple[int, int]:
         B, P = state.coordinates(blocks.blocks[b]), state.coordinates(blocks.parents[b])
@@ -180,23 +182,25 @@ def _projections(state: _State, B: list[int], P: list[int], nonlocal_: str) -> l
     pairs = ", ".join(f"({state.names[b]}, {state.names[j]})" for b, j in found[:4]) + (", …" if len(found) > 4 else "")
     if nonlocal_ == "error":
         raise NonlocalConstraintError(
-            f"Cov of {pairs} is given, but no mechanism of the graph holds both: add an edge, hide the pair, or nonlocal_='project'"
+            f"Cov of {pairs} is given, but no mechanism of the graph holds both: add an edge, hide the pair, or "
+            "nonlocal_='project'"
         )
     if not _projection_is_linear(state, P):
         raise NonlocalConstraintError(
-            f"Cov of {pairs} cannot be projected onto {_listed([state.names[i] for i in P])}: the conditional mean is not linear in them; "
+            f"Cov of {pairs} cannot be projected onto {_listed([state.names[i] for i in P])}: the conditional mean "
+            "is not linear in them; "
             "add an edge or hide the pair"
         )
     if not P:
         return [(b, j, np.zeros(0)) for b, j in found]
     solve = np.linalg.solve(state.cov[np.ix_(P, P)], state.cov[np.ix_(P, [j for _, j in found])])
-    return [(b, j, solve[:, k]) for k, (b, j) in enumerate(found)]
+    return [(b, j, np.asarray(solve[:, k], dtype=float)) for k, (b, j) in enumerate(found)]
 
 
 def _projection_is_linear(state: _State, P: list[int]) -> bool:
     """E[x_j | x_P] is linear when everything so far is Gaussian, when P is one discrete variable (indicators are
-    saturated), or when P holds the only discrete variable and that one is a root (given it all is Gaussian with a common
-    covariance)."""
+    saturated), or when P holds the only discrete variable and that one is a root (given it all is Gaussian with a
+    common covariance)."""
     if not state.discrete_done or not P:
         return True
     holders = {state.variable[i] for i in P}
@@ -210,7 +214,8 @@ def _check_agreement(state: _State, b: int, j: int, implied: float) -> None:
     if abs(implied - state.given[b, j]) > _AGREES * scale:
         a, c = state.names[j], state.names[b]
         raise InconsistentMomentsError(
-            f"Cov({a}, {c}) = {state.given[b, j]:.6g} is given, but without an edge between {a} and {c} the graph implies {implied:.6g} "
+            f"Cov({a}, {c}) = {state.given[b, j]:.6g} is given, but without an edge between {a} and {c} the graph "
+            f"implies {implied:.6g} "
             "(a testable implication that fails): add the edge, hide the pair, or allow slack"
         )
 
@@ -231,12 +236,13 @@ def _fit_gaussian_block(state: _State, B: list[int], P: list[int], slack: float 
         gamma, S = full[p:, :p], full[p:, p:]
     else:
         gamma, S = _constrained_block(state, B, P, projected, slack)
-    slopes = np.linalg.solve(M, gamma.T).T if p else np.zeros((len(B), 0))
+    slopes = np.asarray(np.linalg.solve(M, gamma.T).T if p else np.zeros((len(B), 0)), dtype=float)
     residual = S - slopes @ gamma.T
     residual = (residual + residual.T) / 2
     if np.linalg.eigvalsh(residual / np.sqrt(np.outer(S.diagonal(), S.diagonal())))[0] < 1e-11:
         raise InfeasibleMomentsError(
-            f"{_listed([state.names[i] for i in B])} would be a deterministic function of {_listed(labels[:p])} under the graph"
+            f"{_listed([state.names[i] for i in B])} would be a deterministic function of {_listed(labels[:p])} "
+            "under the graph"
         )
     done = state.done
     state.cov[np.ix_(B, done)] = slopes @ state.cov[np.ix_(P, done)] if p else 0.0
@@ -378,7 +384,8 @@ def _fit_discrete_node(
     else:
         if projected:
             raise NonlocalConstraintError(
-                f"moments of {variable} with variables that are not its causes cannot be projected here: add edges or hide them"
+                f"moments of {variable} with variables that are not its causes cannot be projected here: add edges "
+                "or hide them"
             )
         intercept, coef, C, entropy = _sampled_causes(state, variable, own, P, local, pi, on_infeasible, seed)
         state.tainted.add(variable)
@@ -471,7 +478,7 @@ def _sampled_causes(
     on_infeasible: str,
     seed: int,
 ) -> tuple[Array, Array, Array, float]:
-    """Causes that are neither all Gaussian nor independent: draw from the frozen factors and solve the dual on the draws."""
+    """Causes neither all Gaussian nor independent: draw from the frozen factors and solve the dual on the draws."""
     values = sample_factors(state.factors, _SAMPLE, np.random.default_rng(seed))
     X = np.column_stack([_coordinate(state, i, values) for i in state.done])
     at = [state.done.index(i) for i in P]
@@ -541,7 +548,8 @@ def fit_chain_classifier(
     alone = blocks.blocks[blocks.block_of(t.name)]
     if alone != (t.name,):
         raise GraphError(
-            f"{t.name} shares a block with {_listed([v for v in alone if v != t.name])}: give each of these edges a direction"
+            f"{t.name} shares a block with {_listed([v for v in alone if v != t.name])}: give each of these edges a "
+            "direction"
         )
     chain = fit_chain(
         moments, blocks, slack=slack, on_infeasible=on_infeasible, nonlocal_=nonlocal_, shrinkage=shrinkage, seed=seed
@@ -551,7 +559,8 @@ def fit_chain_classifier(
     C = cov[np.ix_(rest, own)]
     C = np.column_stack([-C, C]) if len(own) == 1 else C
     return dr.DirectionFit(
-        _as_gated(chain.factors, t), cov[np.ix_(rest, rest)], C, chain.entropy, dr.Constant(chain.multipliers), chain.residual,
+        _as_gated(chain.factors, t), cov[np.ix_(rest, rest)], C, chain.entropy, dr.Constant(chain.multipliers),
+        chain.residual,
         chain.feasibility, {"blocks": [list(b) for b in blocks.blocks]}, chain.slack_used or bool(shrinkage),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
     p_x : "maxent" (Gaussian X) or "empirical" (reference rows; causal direction only).
     slack : 0 (moments hold exactly), a ridge in units of the feature covariance, or "se" (one sampling standard error).
     on_infeasible : "raise", "ridge" or "boundary" (warns and moves the moments into the feasible region).
-    shrinkage : gamma in (1 - gamma) S + gamma tr(S)/d I, on Cov(X) (causal) or the within-class covariance (anticausal).
+    shrinkage : gamma in (1 - gamma) S + gamma tr(S)/d I, S = Cov(X) (causal) or the one within classes (anticausal).
     pooling : how ``fit_sources`` merges: "raw", "mechanism", or "auto" (mechanism when Y causes X and is discrete).
     repair : what ``fit_sources`` does with a pooled matrix that is not positive semidefinite.
     nonlocal_ : "project" moments that span variables without a common mechanism through the graph, or "error".
@@ -113,6 +114,11 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
+    # What a fit leaves behind besides the public attributes.
+    _fit_rows: tuple[pd.DataFrame, list[_Column], ArrayLike | None] | None
+    _coef_cov: Array | None
+    _not_yet: CMaxEntError | None
+
     # --- fitting -------------------------------------------------------------------------------------------
 
     def fit(
@@ -144,8 +150,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
     ) -> MergedClassifier:
         """Add rows to the moments seen so far and refit.
 
-        ``classes`` lists the labels that will occur; by default those of the first call. While the moments do not determine a predictor yet (one class, too few rows) the estimator only accumulates;
-        ``predict`` then raises the reason.
+        ``classes`` lists the labels that will occur; by default those of the first call. While the moments do not
+        determine a predictor yet (one class, too few rows) the estimator only accumulates; ``predict`` then raises
+        the reason.
         """
         if self.p_x == "empirical":
             raise CMaxEntError("partial_fit keeps moments only; p_x='empirical' needs its rows: use fit")
@@ -197,7 +204,8 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         made = [_as_moments(source, i) for i, source in enumerate(sources)]
         if not any(self.target in s.kinds for s in made):
             raise CMaxEntError(
-                f"no source has the target {self.target!r}; the sources have {_listed(dict.fromkeys(v for s in made for v in s.variables))}"
+                f"no source has the target {self.target!r}; the sources have "
+                f"{_listed(dict.fromkeys(v for s in made for v in s.variables))}"
             )
         pooling = self.pooling
         if pooling == "auto":
@@ -285,7 +293,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             array = validate_data(
                 self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan", ensure_min_samples=1
             )
-            frame = pd.DataFrame(np.asarray(array, dtype=float), columns=[f"x{i}" for i in range(array.shape[1])])
+            names = [f"x{i}" for i in range(array.shape[1])]
+            # A copy of our own: standard errors read the rows again, maybe after the caller has changed his.
+            frame = pd.DataFrame(np.array(array, dtype=float), columns=names, copy=False)
         raw = pd.Series(label_column(y))
         if len(raw) != len(frame):
             raise CMaxEntError(f"X has {len(frame)} rows but y has {len(raw)}: inconsistent numbers of samples")
@@ -341,7 +351,8 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             )
             if array.shape[1] != len(self.feature_names_in_):
                 raise CMaxEntError(
-                    f"X has {array.shape[1]} features, but {type(self).__name__} is expecting {len(self.feature_names_in_)} features as input: "
+                    f"X has {array.shape[1]} features, but {type(self).__name__} is expecting "
+                    f"{len(self.feature_names_in_)} features as input: "
                     f"{_listed(self.feature_names_in_)}"
                 )
             frame = pd.DataFrame(array, columns=list(self.feature_names_in_))
@@ -495,7 +506,8 @@ def fit_direction(
 
         if slack == "se" or shrinkage:
             raise CMaxEntError(
-                "slack='se' and shrinkage are for continuous features; declare kinds='continuous' or give slack as a number"
+                "slack='se' and shrinkage are for continuous features; declare kinds='continuous' or give slack as a "
+                "number"
             )
         return fit_mixed(moments, t, blocks, slack=ridge, on_infeasible=on_infeasible, seed=seed), t
     _warn_unlinked(t)
@@ -600,10 +612,9 @@ def _model_state(model: MergedClassifier) -> tuple[dict[str, Any], dict[str, Arr
     if isinstance(moments.n, np.ndarray):
         arrays["n"] = moments.n
     if len(t.classes) == 2:
-        try:
+        # Without n behind the moments the model is stored without standard errors.
+        with contextlib.suppress(CMaxEntError):
             arrays["coef_cov"] = model.coef_cov_
-        except CMaxEntError:
-            pass  # no n behind the moments: the model is stored without standard errors
     return meta, arrays
 
 
@@ -644,7 +655,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     target = dr.class_target(moments, meta["target"])
     f = meta["feasibility"]
     nan = float("nan")
-    report = dr.FeasibilityReport(f[0], *(nan if v is None else v for v in f[1:4]), f[4], tuple(f[5]))
+    margin, r2, r2_max = (nan if v is None else float(v) for v in f[1:4])
+    report = dr.FeasibilityReport(f[0], margin, r2, r2_max, f[4], tuple(f[5]))
     gated: Any
     if "mixed_coef" in arrays:
         from .mixed import mixed_from_state

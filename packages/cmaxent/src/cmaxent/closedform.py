@@ -46,7 +46,7 @@ _KINK_PANELS = np.concatenate([-_KINK_PANELS[::-1], [0.0], _KINK_PANELS])
 
 
 def normal_rule(m: ArrayLike, tau: ArrayLike) -> tuple[Array, Array]:
-    """Nodes z and weights w with E f(m + tau Z, Z) = sum_i w_i f(m + tau z_i, z_i) for f built from the logistic function.
+    """Nodes z, weights w with E f(m + tau Z, Z) = sum_i w_i f(m + tau z_i, z_i) for f built from the logistic function.
 
     The logistic function has poles at distance pi/tau from the real line, which defeats Gauss-Hermite rules
     of any practical order for tau > 8. Gauss-Legendre panels on |z| <= 9, refined geometrically around the kink
@@ -149,7 +149,8 @@ def solve_binary_scale(pi: float, q: float, *, ridge: float = 0.0) -> tuple[floa
     q_max, v = max_linear_q(pi), pi * (1 - pi)
     if ridge == 0.0 and q >= q_max * (1 - 1e-13):
         raise InfeasibleMomentsError(
-            f"R^2 = {q / v:.6g} of Y on X is not below {q_max / v:.6g}, the most that a binary Y with P(Y=1) = {pi:.6g} "
+            f"R^2 = {q / v:.6g} of Y on X is not below {q_max / v:.6g}, the most that a binary Y with P(Y=1) = "
+            f"{pi:.6g} "
             "caused by Gaussian X allows"
         )
     if q == 0.0:
@@ -184,7 +185,8 @@ def solve_binary_scale(pi: float, q: float, *, ridge: float = 0.0) -> tuple[floa
         theta, value, gradient, hessian = trial, trial_value, trial_gradient, trial_hessian
     if np.abs(gradient).max() > 1e-11:
         raise ConvergenceError(
-            f"the dual of the logistic scale stopped at gradient {np.abs(gradient).max():.3g} (pi = {pi:.6g}, q = {q:.6g}, q_max = {q_max:.6g})"
+            f"the dual of the logistic scale stopped at gradient {np.abs(gradient).max():.3g} (pi = {pi:.6g}, q = "
+            f"{q:.6g}, q_max = {q_max:.6g})"
         )
     return float(theta[0]), float(theta[1])
 
@@ -318,7 +320,8 @@ def solve_softmax_scale(pi: Array, L: Array, *, ridge: float = 0.0, seed: int = 
         theta, value, gradient, hessian = trial, trial_value, trial_gradient, trial_hessian
     if np.abs(gradient).max() > 1e-10:
         raise InfeasibleMomentsError(
-            f"no softmax mechanism on Gaussian X has these class covariances: its dual diverges (scale {largest_contrast(theta[:, 1:]):.3g}, "
+            "no softmax mechanism on Gaussian X has these class covariances: its dual diverges (scale "
+            f"{largest_contrast(theta[:, 1:]):.3g}, "
             f"moment gap {np.abs(gradient).max():.3g})"
         )
     full = np.vstack([theta, np.zeros(1 + r)])
@@ -334,7 +337,8 @@ def largest_contrast(T: Array) -> float:
 def softmax_rule(r: int, scale: float, seed: int) -> tuple[Array, Array]:
     """Nodes (n, r) and weights (n,) of N(0, I_r)."""
     if r <= 3:
-        # Trapezoid: the aliasing error is exp(-2 pi^2 / (tau h)) from the softmax poles, exp(-2 pi^2 / h^2) from the density.
+        # Trapezoid: the aliasing error is exp(-2 pi^2 / (tau h)) from the softmax poles, exp(-2 pi^2 / h^2) from the
+        # density.
         step = min(0.5, 2 * np.pi**2 / (36.0 * max(scale, 1e-9)))
         n = min(int(np.ceil(8.5 / step)), {1: 20_000, 2: 400, 3: 48}[r])
         axis = np.linspace(-8.5, 8.5, 2 * n + 1)
@@ -358,7 +362,7 @@ def _softmax_dual(theta: Array, goal: Array, penalty: Array, z: Array, w: Array)
     value = float(w @ log_z - np.vdot(goal, theta) + 0.5 * np.vdot(theta, pulled))
     q = p[:, :-1]
     gradient = (q * w[:, None]).T @ design - goal + pulled
-    K1, J = theta.shape
+    K1 = len(theta)
     hessian = penalty.copy()
     for a in range(K1):
         for b in range(a, K1):

@@ -1,4 +1,4 @@
-"""What the arrow changes, and what the moments say about it: feasibility, direction report, LOVO, set identification."""
+"""What the arrow changes and what the moments say about it: feasibility, direction report, LOVO, set identification."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_feasible(moments: Moments, target: str, graph: GraphLike = "causal") -
             return fit.feasibility
     except InfeasibleMomentsError as error:
         if error.report is not None:
-            return error.report  # type: ignore[no-any-return]
+            return error.report
         return FeasibilityReport(False, np.nan, np.nan, np.nan, str(error), _mentioned(str(error), moments))
     except (InconsistentMomentsError, UnboundedEntropyError, ConvergenceError) as error:
         return FeasibilityReport(False, np.nan, np.nan, np.nan, str(error), _mentioned(str(error), moments))
@@ -160,9 +160,9 @@ def _angle(A: Array, B: Array) -> float:
     if len(A) == 1:
         u, v = A[0] / norm_a, B[0] / norm_b
         return float(2 * np.arctan2(np.linalg.norm(u - v), np.linalg.norm(u + v)))
-    Qa, Qb = (np.linalg.svd(M, full_matrices=False)[2][: np.linalg.matrix_rank(M)] for M in (A, B))
+    Qa, Qb = (np.linalg.svd(M, full_matrices=False)[2][: int(np.linalg.matrix_rank(M))] for M in (A, B))
     rest = Qb - Qb @ Qa.T @ Qa
-    return float(np.arcsin(min(1.0, np.linalg.norm(rest, 2))))
+    return float(np.arcsin(min(1.0, float(np.linalg.norm(rest, 2)))))
 
 
 def _boundary(model: MergedClassifier | None) -> float:
@@ -288,7 +288,7 @@ def _pair_indices(pairs: str | Iterable[tuple[str, str]], names: list[str], S: A
 
 
 def _precision(M: Array) -> Array | None:
-    return None if np.isnan(M).any() else np.linalg.inv(M)
+    return None if np.isnan(M).any() else np.asarray(np.linalg.inv(M), dtype=float)
 
 
 def _predict_pair(M: Array, K: Array | None, i: int, j: int, names: list[str]) -> float:

@@ -174,7 +174,8 @@ def _check_cliques(R: Array, cliques: Sequence[NDArray[np.intp]], labels: Sequen
         else "check the sources, or merge with repair='shrink'"
     )
     raise InfeasibleMomentsError(
-        f"the known covariances of {which} are {kind} (smallest eigenvalue of their correlation matrix {smallest:.3g}): {remedy}"
+        f"the known covariances of {which} are {kind} (smallest eigenvalue of their correlation matrix "
+        f"{smallest:.3g}): {remedy}"
     )
 
 

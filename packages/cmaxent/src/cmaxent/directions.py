@@ -107,7 +107,8 @@ def class_target(moments: Moments, target: str) -> ClassTarget:
     unknown = np.isnan(sigma.diagonal())
     if unknown.any():
         raise UnboundedEntropyError(
-            f"the variance of {_listed([names[i] for i in np.flatnonzero(unknown)])} is unknown: the entropy has no upper bound"
+            f"the variance of {_listed([names[i] for i in np.flatnonzero(unknown)])} is unknown: the entropy has no "
+            "upper bound"
         )
     levels = moments.levels.get(target, tuple(range(len(pi))))
     return ClassTarget(target, tuple(levels), pi, mean[rest], sigma, C, names)
@@ -293,7 +294,8 @@ def _causal_feasibility(t: ClassTarget, q: float) -> FeasibilityReport:
     singly = [abs(t.C[i, 1]) / np.sqrt(v * t.sigma[i, i]) for i in np.flatnonzero(t.observed)]
     strongest = [involved[i] for i in np.argsort(singly)[::-1][:2]]
     reason = (
-        f"R^2 of {t.name} on {_listed(involved)} is {r2:.6g}, not below R^2_max = {limit:.6g}, the most that a binary {t.name} with "
+        f"R^2 of {t.name} on {_listed(involved)} is {r2:.6g}, not below R^2_max = {limit:.6g}, the most that a "
+        f"binary {t.name} with "
         f"P = {pi:.4g} caused by Gaussian features allows (largest share: {_listed(strongest)})"
     )
     return FeasibilityReport(False, 1 - r2 / limit, r2, limit, reason, (t.name, *involved))
@@ -302,7 +304,7 @@ def _causal_feasibility(t: ClassTarget, q: float) -> FeasibilityReport:
 def _handle_infeasible(
     report: FeasibilityReport, mode: str, slack: float, q: float, q_max: float
 ) -> tuple[float, float]:
-    """(ridge, factor on c) that make infeasible moments usable, as the caller asked; raises when nothing was asked for."""
+    """(ridge, factor on c) that make infeasible moments usable as the caller asked; raises if nothing was asked for."""
     if mode not in ("raise", "ridge", "boundary"):
         raise CMaxEntError(f"on_infeasible={mode!r} is not 'raise', 'ridge' or 'boundary'")
     if mode == "raise":
@@ -547,7 +549,7 @@ class Constant:
 
 
 def sampling_covariance(t: ClassTarget, moments: Moments) -> Array:
-    """(d, d) approximate sampling covariance of Cov(X, Y) for binary Y: (v Sigma_ij + c_i c_j) / n (Omega of slack='se')."""
+    """(d, d) approximate sampling covariance of Cov(X, Y): (v Sigma_ij + c_i c_j) / n (Omega of slack='se')."""
     counts = moments.pair_counts()
     if counts is None:
         raise CMaxEntError("slack='se' needs the number of rows behind the moments: pass n=")

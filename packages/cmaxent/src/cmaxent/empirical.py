@@ -64,7 +64,10 @@ def fit_empirical(
         report = FeasibilityReport(True, np.nan, np.nan, np.nan)
     except InfeasibleMomentsError:
         conflicting = _separating_features(design, weight, goal, [t.names[i] for i in O])
-        reason = f"no p({t.name} | x) on the {n} reference rows has these moments; they are separable along {_listed(list(conflicting))}"
+        reason = (
+            f"no p({t.name} | x) on the {n} reference rows has these moments; they are separable along "
+            f"{_listed(list(conflicting))}"
+        )
         report = FeasibilityReport(False, np.nan, np.nan, np.nan, reason, (t.name, *conflicting))
         if on_infeasible == "raise":
             raise InfeasibleMomentsError(f"{reason}; allow slack, or on_infeasible='ridge' | 'boundary'") from None

@@ -85,7 +85,8 @@ def resolve_graph(graph: GraphLike, variables: Sequence[str], target: str | None
             return _named(graph, names, target)
         if "->" not in graph and "--" not in graph and "<-" not in graph:
             raise GraphError(
-                f"unknown graph {graph!r}: use one of {', '.join(NAMED_GRAPHS)}, or edges such as 'x1->y; y->x2; x3--x4'"
+                f"unknown graph {graph!r}: use one of {', '.join(NAMED_GRAPHS)}, or edges such as 'x1->y; y->x2; "
+                "x3--x4'"
             )
         return _from_edges(*_parse(graph), names)
     if isinstance(graph, nx.DiGraph):
@@ -179,7 +180,8 @@ def _from_edges(
     for a, b in directed:
         if home[a] == home[b]:
             raise GraphError(
-                f"{a}->{b} runs inside the block {{{', '.join(components[home[a]])}}} that '--' makes: remove one of them"
+                f"{a}->{b} runs inside the block {{{', '.join(components[home[a]])}}} that '--' makes: remove one of "
+                "them"
             )
         dag.add_edge(home[a], home[b])
     try:

@@ -91,7 +91,8 @@ class Moments:
             Any other malformed input; the message names the variable.
         """
         names = tuple(str(name) for name in names)
-        return _validated(names, _kind_map(names, kinds), mean, cov, n, dict(levels or {}))
+        labels = dict(levels or {})
+        return _validated(names, _kind_map(names, kinds), _numbers(mean, "mean"), _numbers(cov, "cov"), n, labels)
 
     @classmethod
     def from_data(
@@ -218,12 +219,20 @@ class Moments:
     def hide(self, pairs: Iterable[tuple[str, str]]) -> Moments:
         """Forget the covariance of each (a, b); a categorical name stands for all its indicators."""
         cov = self.cov.copy()
+        where: dict[str, list[int]] = {}
+        rows: list[int] = []
+        columns: list[int] = []
         for pair in pairs:
             if isinstance(pair, str) or len(tuple(pair)) != 2:
                 raise CMaxEntError(f"hide takes pairs of names such as ('x1', 'x2'); got {pair!r}")
-            a, b = (self.coordinates(name) for name in pair)
-            cov[np.ix_(a, b)] = np.nan
-            cov[np.ix_(b, a)] = np.nan
+            for name in pair:
+                if name not in where:
+                    where[name] = self.coordinates(name)
+            for i in where[pair[0]]:
+                for j in where[pair[1]]:
+                    rows.append(i)
+                    columns.append(j)
+        cov[rows, columns] = cov[columns, rows] = np.nan
         return replace(self, cov=_frozen(cov), heterogeneity=None)
 
     def subset(self, names: Iterable[str]) -> Moments:
@@ -365,12 +374,12 @@ class Moments:
 def _validated(
     names: tuple[str, ...],
     kinds: dict[str, str],
-    mean: ArrayLike,
-    cov: ArrayLike,
+    mean: Array,
+    cov: Array,
     n: float | ArrayLike | None,
-    levels: dict[str, Sequence[Any]],
+    levels: Mapping[str, Sequence[Any]],
 ) -> Moments:
-    mean, cov = _numbers(mean, "mean"), _numbers(cov, "cov")
+    """Moments that hold these arrays (taken over, not copied), after every check."""
     p = len(names)
     _check_names(names)
     if mean.shape != (p,) or cov.shape != (p, p):
@@ -381,10 +390,9 @@ def _validated(
     _require(~np.isinf(cov).any(axis=1), names, "has an infinite covariance")
     known = ~np.isnan(cov)
     _require((known == known.T).all(axis=1), names, "has a covariance that is NaN on one side of the diagonal only")
-    variance = cov.diagonal().copy()
-    binary = [names.index(v) for v, kind in kinds.items() if kind == "binary"]
-    for i in binary:
-        variance[i] = cov[i, i] = _bernoulli_variance(names[i], mean[i], cov[i, i])
+    at = {name: i for i, name in enumerate(names)}
+    for i in [at[v] for v, kind in kinds.items() if kind == "binary"]:
+        cov[i, i] = _bernoulli_variance(names[i], mean[i], cov[i, i])
     for variable, kind in kinds.items():
         if kind == "categorical":
             _fill_categorical(variable, names, mean, cov)
@@ -392,19 +400,33 @@ def _validated(
     with np.errstate(invalid="ignore"):
         _require(~(variance < 0), names, "has a negative variance")
         _require(~(variance == 0), names, "is constant (variance 0): leave it out")
-        scale = np.sqrt(variance)
-        gap = np.abs(cov - cov.T)
-        # An asymmetry of rounding size is averaged away; a larger one is a mistake of the caller.
-        _require(~(gap > 1e-8 * np.outer(scale, scale)).any(axis=1), names, "has an asymmetric covariance")
-        cov = (cov + cov.T) / 2
-        excess = np.abs(cov) > np.outer(scale, scale) * (1 + 1e-9)
-    if excess.any():
-        i, j = (int(v) for v in np.argwhere(excess)[0])
-        raise InconsistentMomentsError(
-            f"the correlation of {names[i]} and {names[j]} is {cov[i, j] / (scale[i] * scale[j]):.6g}, outside [-1, 1]: cov has to be "
-            "central, E[xy] - E[x] E[y]"
-        )
+        _check_pairs(names, cov, np.sqrt(variance))
     return Moments(names, kinds, _frozen(mean), _frozen(cov), _counts(n, p), _labels(names, kinds, levels))
+
+
+def _check_pairs(names: Sequence[str], cov: Array, scale: Array) -> None:
+    """Make cov exactly symmetric in place and refuse what is no covariance; in strips, without (p, p) temporaries."""
+    for start in range(0, len(cov), 256):
+        stop = start + 256
+        upper, lower = cov[start:stop, start:], cov[start:, start:stop].T
+        limit = np.outer(scale[start:stop], scale[start:])
+        # An asymmetry of rounding size is averaged away; a larger one is a mistake of the caller.
+        wrong = np.abs(upper - lower) > 1e-8 * limit
+        if wrong.any():
+            i, j = (int(v) for v in np.argwhere(wrong)[0])
+            raise CMaxEntError(
+                f"{names[start + i]}, {names[start + j]} have an asymmetric covariance: {upper[i, j]:.6g} above the "
+                f"diagonal, {lower[i, j]:.6g} below"
+            )
+        middle = (upper + lower) / 2
+        beyond = np.abs(middle) > limit * (1 + 1e-9)
+        if beyond.any():
+            i, j = (int(v) for v in np.argwhere(beyond)[0])
+            raise InconsistentMomentsError(
+                f"the correlation of {names[start + i]} and {names[start + j]} is {middle[i, j] / limit[i, j]:.6g}, "
+                "outside [-1, 1]: cov has to be central, E[xy] - E[x] E[y]"
+            )
+        upper[:], lower[:] = middle, middle
 
 
 def _numbers(values: ArrayLike, what: str) -> Array:
@@ -414,9 +436,9 @@ def _numbers(values: ArrayLike, what: str) -> Array:
         raise CMaxEntError(f"{what} is not an array of numbers: {error}") from None
 
 
-def _require(fine: NDArray[np.bool_], names: Sequence[str], complaint: str) -> None:
+def _require(fine: Any, names: Sequence[str], complaint: str) -> None:
     if not fine.all():
-        bad = [names[i] for i in np.flatnonzero(~fine)]
+        bad = [names[int(i)] for i in np.flatnonzero(~fine)]
         raise CMaxEntError(f"{_listed(bad)} {complaint}")
 
 
@@ -476,14 +498,15 @@ def _bernoulli_variance(name: str, pi: float, given: float) -> float:
     exact = pi * (1 - pi)
     if not np.isnan(given) and abs(given - exact) > 1e-6 * exact:
         raise InconsistentMomentsError(
-            f"binary {name} with mean {pi:.6g} has variance {exact:.6g}, but {given:.6g} was given (divide by n, not n - 1)"
+            f"binary {name} with mean {pi:.6g} has variance {exact:.6g}, but {given:.6g} was given (divide by n, not "
+            "n - 1)"
         )
     return float(exact)
 
 
 def _fill_categorical(variable: str, names: tuple[str, ...], mean: Array, cov: Array) -> None:
     """Check indicator moments of one categorical variable and fill in what they imply."""
-    index = [i for i, name in enumerate(names) if name.startswith(f"{variable}=")]
+    index = np.array([i for i, name in enumerate(names) if name.startswith(f"{variable}=")])
     if len(index) < 2:
         raise CMaxEntError(f"categorical {variable} has one class only ({names[index[0]]})")
     pi = mean[index]
@@ -505,7 +528,8 @@ def _fill_categorical(variable: str, names: tuple[str, ...], mean: Array, cov: A
     partly = (missing > 1) & (missing < len(index))
     if partly.any():
         raise InconsistentMomentsError(
-            f"the covariances of {variable} with {_listed([names[j] for j in others[partly]])} are known for some classes and unknown for "
+            f"the covariances of {variable} with {_listed([names[j] for j in others[partly]])} are known for some "
+            "classes and unknown for "
             "several others: give all of them or none"
         )
     one = np.flatnonzero(missing == 1)
@@ -516,7 +540,8 @@ def _fill_categorical(variable: str, names: tuple[str, ...], mean: Array, cov: A
         bad = np.abs(block.sum(axis=0)) > 1e-6 * np.sqrt(cov.diagonal()[others])
     if bad.any():
         raise InconsistentMomentsError(
-            f"the covariances of {_listed([names[j] for j in others[bad]])} with the classes of {variable} do not sum to zero"
+            f"the covariances of {_listed([names[j] for j in others[bad]])} with the classes of {variable} do not "
+            "sum to zero"
         )
     cov[np.ix_(index, others)] = block
     cov[np.ix_(others, index)] = block.T

@@ -95,7 +95,8 @@ def _union(sources: Sequence[Moments]) -> tuple[tuple[str, ...], dict[str, str],
             kind = source.kinds[variable]
             if variable in kinds and (kinds[variable] != kind or set(coordinates[variable]) != set(own)):
                 raise InconsistentMomentsError(
-                    f"{variable} is {kinds[variable]} ({_listed(coordinates[variable])}) in an earlier source but {kind} ({_listed(own)}) "
+                    f"{variable} is {kinds[variable]} ({_listed(coordinates[variable])}) in an earlier source but "
+                    f"{kind} ({_listed(own)}) "
                     f"in source {i}: declare the same kinds everywhere"
                 )
             if variable in levels and levels[variable] != source.levels.get(variable, levels[variable]):
@@ -157,7 +158,8 @@ def _pool_raw(
         i, j = (int(v) for v in excess[0])
         if repair == "raise":
             raise InfeasibleMomentsError(
-                f"the pooled correlation of {names[i]} and {names[j]} is {cov[i, j] / limit[i, j]:.4g}, outside [-1, 1], because the "
+                f"the pooled correlation of {names[i]} and {names[j]} is {cov[i, j] / limit[i, j]:.4g}, outside [-1, "
+                "1], because the "
                 "pair and its variances come from different rows: merge with repair='shrink' or repair='ml'"
             )
         cov = np.where(np.isnan(limit), cov, np.clip(cov, -limit * (1 - 1e-6), limit * (1 - 1e-6)))
@@ -212,17 +214,17 @@ def _pool_mechanism(
         raise CMaxEntError(f"no source observes the target {target}")
     pis = {i: _class_probabilities(sources[i], target) for i in labelled}
     n_y = {i: float(weights[i][sources[i].coordinates(target)[0], sources[i].coordinates(target)[0]]) for i in labelled}
-    pooled_pi = sum(n_y[i] * pis[i] for i in labelled) / sum(n_y.values())
-    pi = pooled_pi if target_pi is None else target_pi
+    pooled_pi = np.sum([n_y[i] * pis[i] for i in labelled], axis=0) / sum(n_y.values())
+    pi: Array = pooled_pi if target_pi is None else target_pi
 
     column = {name: j for j, name in enumerate(names[i] for i in x)}
     # 1. class means, weighted by the rows of each class that observe the feature together with Y
     n_class, means = np.zeros((K, d)), np.zeros((K, d))
-    class_means: dict[int, tuple[Array, Array, Array]] = {}
+    class_means: dict[int, tuple[Array, NDArray[np.intp], NDArray[np.intp]]] = {}
     for i in labelled:
         s = sources[i]
-        t = s.coordinates(target)
-        feature = [j for j in range(s.p) if j not in set(t)]
+        t = np.array(s.coordinates(target))
+        feature = np.setdiff1d(np.arange(s.p), t)
         at = np.array([column[s.names[j]] for j in feature], dtype=int)
         C = s.cov[np.ix_(feature, t)]
         C = np.column_stack([-C, C]) if K == 2 and len(t) == 1 else C
@@ -237,10 +239,10 @@ def _pool_mechanism(
         share = weights[i][np.ix_(feature, t)][:, 0] * pair_pi * seen
         means[:, at] += np.where(share > 0, share * np.nan_to_num(mk), 0.0)
         n_class[:, at] += share
-        class_means[i] = (np.where(seen, mk, np.nan), at, np.array(feature))
+        class_means[i] = (np.where(seen, mk, np.nan), at, feature)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(n_class > 0, means / n_class, np.nan)
-    has_class = ~np.isnan(means).any(axis=0)
+    has_class = np.asarray(~np.isnan(means).any(axis=0))
 
     # 2. scatter around the pooled class means, or total covariance converted with the source's own prevalence
     within, n_within = np.zeros((d, d)), np.zeros((d, d))
@@ -278,7 +280,8 @@ def _pool_mechanism(
         n_mean[at] += w.diagonal()
     if assumed and has_class.any():
         warnings.warn(
-            f"source {_listed(map(str, assumed))} lacks {target}: its prevalence is assumed to be that of the merged population; "
+            f"source {_listed(map(str, assumed))} lacks {target}: its prevalence is assumed to be that of the merged "
+            "population; "
             "pass prevalence={source index: P(Y=1)}",
             UserWarning,
             stacklevel=3,
@@ -323,7 +326,8 @@ def _read_prevalence(prevalence: Any, K: int, n_sources: int, target: str) -> tu
             pi = np.array([1 - pi[0], pi[0]])
         if pi.shape != (K,) or (pi <= 0).any() or abs(pi.sum() - 1) > 1e-6:
             raise CMaxEntError(
-                f"prevalence of {target} {where} has to be {'a number in (0, 1)' if K == 2 else f'{K} positive numbers summing to 1'}"
+                f"prevalence of {target} {where} has to be "
+                f"{'a number in (0, 1)' if K == 2 else f'{K} positive numbers summing to 1'}"
             )
         return pi / pi.sum()
 
@@ -342,7 +346,8 @@ def _read_prevalence(prevalence: Any, K: int, n_sources: int, target: str) -> tu
             index = -1
         if not 0 <= index < n_sources:
             raise CMaxEntError(
-                f"prevalence names source {key!r}; sources are 0 to {n_sources - 1}, or 'target' for the merged population"
+                f"prevalence names source {key!r}; sources are 0 to {n_sources - 1}, or 'target' for the merged "
+                "population"
             )
         given[index] = probabilities(value, f"in source {key}")
     return merged, given

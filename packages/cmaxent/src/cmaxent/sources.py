@@ -6,7 +6,7 @@ x p(y|x) over the features' distribution. Merging these moments causally gives a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,8 @@ def from_class_stats(
         raise CMaxEntError(f"classes of {target} have to be at least two distinct labels; got {labels}")
     if pi.shape != (K,) or means.shape != (K, d) or within.shape != (d, d):
         raise CMaxEntError(
-            f"{K} classes and {d} names need priors ({K},), means ({K}, {d}), cov_within ({d}, {d}); got {pi.shape}, {means.shape}, {within.shape}"
+            f"{K} classes and {d} names need priors ({K},), means ({K}, {d}), cov_within ({d}, {d}); got {pi.shape}, "
+            f"{means.shape}, {within.shape}"
         )
     if not np.isclose(pi.sum(), 1.0, atol=1e-6) or (pi <= 0).any():
         raise CMaxEntError(f"priors of {target} have to be positive and sum to 1; got {pi.tolist()}")
@@ -73,7 +74,8 @@ def from_logistic(
 ) -> Moments:
     """Moments of a logistic regression whose features are Gaussian with the given mean and covariance.
 
-    With eta = intercept + coef . x: P(Y=1) = E logistic(eta) and, by Stein's lemma, Cov(X, Y) = Sigma coef E logistic'(eta).
+    With eta = intercept + coef . x: P(Y=1) = E logistic(eta) and, by Stein's lemma, Cov(X, Y) = Sigma coef
+    E logistic'(eta).
 
     Parameters
     ----------
@@ -174,7 +176,8 @@ def from_marginal_effects(
 
     Notes
     -----
-    logit: m solves E logistic(m + beta_j sd_j Z) = prevalence, then c_j = var_j beta_j E logistic'. linear: c_j = var_j beta_j.
+    logit: m solves E logistic(m + beta_j sd_j Z) = prevalence, then c_j = var_j beta_j E logistic'; linear:
+    c_j = var_j beta_j.
     """
     effects, spread, d = np.ravel(_numbers(beta, "beta")), _numbers(var, "var"), len(names)
     if spread.ndim == 1:
@@ -190,7 +193,7 @@ def from_marginal_effects(
         raise CMaxEntError(f"prevalence of {target} has to lie strictly between 0 and 1; got {prevalence:g}")
     variance = spread.diagonal()
     if not np.isfinite(effects).all() or not (variance > 0).all():
-        bad = [names[i] for i in np.flatnonzero(~np.isfinite(effects) | ~(variance > 0))]
+        bad = [names[int(i)] for i in np.flatnonzero(~np.isfinite(effects) | ~(variance > 0))]
         raise CMaxEntError(f"{_listed(bad)}: beta has to be finite and the variance positive")
     c = variance * effects
     if scale == "logit":
@@ -211,7 +214,7 @@ def _joint(
     sigma: Array,
     names: Sequence[str],
     n: float | None,
-    levels: dict[str, Sequence[Any]],
+    levels: Mapping[str, Sequence[Any]],
 ) -> Moments:
     if target in names:
         raise CMaxEntError(f"{target} is both the target and a feature")

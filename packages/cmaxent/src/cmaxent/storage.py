@@ -50,7 +50,8 @@ def save_npz(
     """Store arrays with a JSON header ``{"format": "cmaxent/<kind>", "version", "sha256", "meta"}``."""
     header = {"format": f"cmaxent/{kind}", "version": VERSION, "sha256": _digest(meta, arrays), "meta": meta}
     buffer = io.BytesIO()
-    np.savez(buffer, __header__=np.array(json.dumps(header)), **{k: np.asarray(v) for k, v in arrays.items()})
+    content: dict[str, Any] = {"__header__": np.array(json.dumps(header)), **arrays}
+    np.savez(buffer, **content)
     write_atomic(path, buffer.getvalue())
 
 
@@ -71,11 +72,13 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[st
 
 
 def save_json(path: str | os.PathLike[str], kind: str, payload: Mapping[str, Any]) -> None:
+    """Store a JSON payload under the same header as :func:`save_npz`."""
     body = {"format": f"cmaxent/{kind}", "version": VERSION, "sha256": _text_digest(payload), "meta": payload}
     write_atomic(path, (json.dumps(body, indent=1, allow_nan=False) + "\n").encode())
 
 
 def load_json(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """Read what :func:`save_json` wrote, as (kind, payload)."""
     try:
         body = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -94,7 +97,8 @@ def _check_header(header: Any, path: str | os.PathLike[str]) -> str:
         raise CMaxEntError(f"{path}: not a cmaxent file (it has no cmaxent header)")
     if header.get("version") != VERSION:
         raise CMaxEntError(
-            f"{path}: written in format version {header.get('version')!r}, this cmaxent reads version {VERSION}; upgrade cmaxent"
+            f"{path}: written in format version {header.get('version')!r}, this cmaxent reads version {VERSION}; "
+            "upgrade cmaxent"
         )
     return form.removeprefix("cmaxent/")
 

@@ -1,4 +1,4 @@
-"""Sampling error of merged predictors: influence functions in closed form, the delta method for everything else (spec 2.10).
+"""Sampling error of merged predictors: influence functions in closed form, else the delta method (spec 2.10).
 
 The coefficients are a smooth function of the moments. With all pairs known its derivative along one row of data is
 explicit; for partial information, graphs and rows with missing values it is taken by central differences of the
@@ -160,7 +160,7 @@ def _one_count(moments: Moments) -> float | None:
 
 
 def _training_rows(model: MergedClassifier) -> tuple[Array, Array, Array] | None:
-    if getattr(model, "_fit_rows", None) is None:
+    if model._fit_rows is None:
         return None
     table, columns, weight = model._fit_rows
     rows = _encode(table, columns)
@@ -208,7 +208,8 @@ def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array
     ]
     if len(entries) > MOST_MOMENTS:
         raise CMaxEntError(
-            f"{len(entries)} moments are too many for the delta method (at most {MOST_MOMENTS}): use Accumulator(bootstrap=B) and refit each replicate"
+            f"{len(entries)} moments are too many for the delta method (at most {MOST_MOMENTS}): use "
+            "Accumulator(bootstrap=B) and refit each replicate"
         )
     sd = np.sqrt(moments.cov.diagonal())
     slack = model.slack if model.slack != 0.0 or model.graph in ("causal", "anticausal") else 1e-12
