@@ -257,6 +257,26 @@ def test_killed_evaluation_leaves_valid_json_and_resumes_to_the_same_result(tiny
     assert {c["id"] for c in partial["claims"]} <= {c["id"] for c in resumed["claims"]}
 
 
+def test_raising_experiment_costs_only_itself_and_runs_again_on_resume(tmp_path, monkeypatch):
+    from cmaxent.errors import ExperimentError
+    from cmaxent.evaluation import theory
+
+    sound = theory.run_e2
+
+    def broken(profile, rng, out):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(theory, "run_e2", broken)
+    with pytest.raises(ExperimentError, match=r"1 of 2 experiments failed: E2 \(ZeroDivisionError: planted\)"):
+        run(TINY, 3, tmp_path, only=["E2", "E4"])
+    left = strict(tmp_path / "results.json")["claims"]
+    assert left
+    assert all(c["id"].startswith("C5") for c in left)
+    assert "planted" in (tmp_path / "experiments" / "E2.error.txt").read_text()
+    monkeypatch.setattr(theory, "run_e2", sound)
+    assert {c["id"][:2] for c in run(TINY, 3, tmp_path, only=["E2", "E4"], resume=True)["claims"]} == {"C2", "C5"}
+
+
 # --- bad input --------------------------------------------------------------------------------------------
 
 

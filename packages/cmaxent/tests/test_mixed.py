@@ -23,7 +23,8 @@ from cmaxent.errors import (
     StateSpaceTooLargeError,
 )
 from cmaxent.graph import resolve_graph
-from cmaxent.mixed import fit_mixed, mixed_from_state
+from cmaxent.mixed import fit_mixed
+from cmaxent.mixed_model import mixed_from_state
 
 
 def fit(moments, graph, **options):

@@ -111,3 +111,16 @@ def test_a_pair_that_is_no_correlation_of_the_pooled_variances_can_be_repaired()
     with pytest.raises(InfeasibleMomentsError, match="a and b"):
         merge([wide, *narrow])
     assert np.linalg.eigvalsh(merge([wide, *narrow], repair="shrink").cov)[0] > 0
+
+
+@pytest.mark.parametrize(
+    "graph", ["y->a; y->b; a--b", [("y", "a"), ("y", "b"), ("a", "--", "b")], "y->a; y->b", "anticausal"]
+)
+def test_any_graph_without_causes_of_the_target_pools_mechanisms(graph):
+    """Spec 2.8: delta = (1, 1), unit variances, prevalence .2 and .7 give weights (1, 1), not (.61, .82)."""
+
+    def one(pi, feature):
+        return Moments.from_class_stats("y", [0, 1], [1 - pi, pi], [[0.0], [1.0]], [[1.0]], names=[feature], n=1000)
+
+    model = MergedClassifier(graph=graph).fit_sources([one(0.2, "a"), one(0.7, "b")])
+    assert_allclose(model.coef_[0], [1, 1], atol=1e-9)

@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .accumulate import Accumulator
-    from .classifier import LinearBoundary, MergedClassifier, load
+    from .classifier import LinearBoundary, MergedClassifier
     from .closedform import max_linear_r2, solve_binary_scale
     from .compare import (
         DirectionReport,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         UnboundedEntropyError,
     )
     from .model import CMaxEnt, Constraint, Support
+    from .model_files import load
     from .moments import Moments
     from .pooling import merge
     from .regressor import MergedRegressor
@@ -41,12 +42,11 @@ if TYPE_CHECKING:
 # Where each public name lives. Resolved on first use, so that `cmaxent --help` imports neither numpy nor pandas.
 _HOME = {
     "accumulate": ["Accumulator"],
-    "classifier": ["LinearBoundary", "MergedClassifier", "load"],
+    "classifier": ["LinearBoundary", "MergedClassifier"],
     "closedform": ["max_linear_r2", "solve_binary_scale"],
     "compare": [
-        "DirectionReport", "LovoResult", "PredictionBand", "check_feasible", "compare_directions",
-        "feasible_interval", "lovo",
-        "prediction_band", "sample_completions",
+        "DirectionReport", "LovoResult", "PredictionBand", "check_feasible", "compare_directions", "feasible_interval",
+        "lovo", "prediction_band", "sample_completions",
     ],
     "completion": ["CompletionResult", "complete_covariance"],
     "directions": ["FeasibilityReport"],
@@ -55,6 +55,7 @@ _HOME = {
         "InfeasibleMomentsWarning", "NonlocalConstraintError", "StateSpaceTooLargeError", "UnboundedEntropyError",
     ],
     "model": ["CMaxEnt", "Constraint", "Support"],
+    "model_files": ["load"],
     "moments": ["Moments"],
     "pooling": ["merge"],
     "regressor": ["MergedRegressor"],

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +18,14 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from . import directions as dr
 from .accumulate import _Column, _encode, accumulate_columns, as_frame, infer_columns, label_column, row_weights
-from .empirical import fit_empirical
 from .errors import CMaxEntError, InfeasibleMomentsError
+from .fitting import as_moments, feature_column, fit_direction, implied_moments
 from .gated import GatedGaussian
-from .graph import NAMED_GRAPHS, GraphLike, _listed, resolve_graph
+from .graph import GraphLike, _listed, resolve_graph
+from .model_files import classifier_state
 from .moments import Moments
 from .pooling import merge, units_hint
-from .storage import load_npz, save_npz
+from .storage import save_npz
 
 Array = NDArray[np.float64]
 
@@ -55,7 +53,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
     slack : 0 (moments hold exactly), a ridge in units of the feature covariance, or "se" (one sampling standard error).
     on_infeasible : "raise", "ridge" or "boundary" (warns and moves the moments into the feasible region).
     shrinkage : gamma in (1 - gamma) S + gamma tr(S)/d I, S = Cov(X) (causal) or the one within classes (anticausal).
-    pooling : how ``fit_sources`` merges: "raw", "mechanism", or "auto" (mechanism when Y causes X and is discrete).
+    pooling : how ``fit_sources`` merges: "raw", "mechanism", or "auto" (mechanism when Y has no causes in the graph).
     repair : what ``fit_sources`` does with a pooled matrix that is not positive semidefinite.
     nonlocal_ : "project" moments that span variables without a common mechanism through the graph, or "error".
     prevalence : P(Y=1) of the population to predict for, or per source; see :func:`cmaxent.merge`.
@@ -201,7 +199,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         """Merge sources, then fit. A source is Moments or a DataFrame with any subset of the columns."""
         if isinstance(sources, (Moments, pd.DataFrame)):
             sources = [sources]
-        made = [_as_moments(source, i) for i, source in enumerate(sources)]
+        made = [as_moments(source, i) for i, source in enumerate(sources)]
         if not any(self.target in s.kinds for s in made):
             raise CMaxEntError(
                 f"no source has the target {self.target!r}; the sources have "
@@ -209,7 +207,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             )
         pooling = self.pooling
         if pooling == "auto":
-            pooling = "mechanism" if self._is_anticausal() and len(made) > 1 else "raw"
+            variables = list(dict.fromkeys(v for s in made for v in s.variables))
+            effects_only = resolve_graph(self.graph, variables, self.target).is_root(self.target)
+            pooling = "mechanism" if effects_only and len(made) > 1 else "raw"
         prevalence = self.prevalence if pooling == "mechanism" else None
         if pooling == "raw" and self.prevalence is not None:
             raise CMaxEntError("prevalence= needs mechanism pooling, which needs Y to cause X (graph='anticausal')")
@@ -223,11 +223,6 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
                 ) from None
             raise
         return self.fit_moments(pooled, X_ref)
-
-    def _is_anticausal(self) -> bool:
-        if isinstance(self.graph, str) and self.graph in NAMED_GRAPHS:
-            return self.graph.startswith("anticausal")
-        return False
 
     def _fit(self, moments: Moments, reference: pd.DataFrame | None, sample_weight: ArrayLike | None) -> None:
         self._check_parameters()
@@ -322,7 +317,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
 
     def _matched(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Columns by name, extra ones ignored, absent ones missing."""
-        names = list(self._feature_columns())
+        names = list(self.feature_columns())
         present = [n for n in names if n in frame.columns]
         if not present:
             raise CMaxEntError(
@@ -330,7 +325,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             )
         return frame.reindex(columns=names)
 
-    def _feature_columns(self) -> Sequence[str]:
+    def feature_columns(self) -> Sequence[str]:
         return (
             list(self.feature_names_in_)
             if hasattr(self, "feature_names_in_")
@@ -366,7 +361,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
                     f"X contains infinity in column {frame.columns[int(np.argwhere(np.isinf(numbers))[0][1])]}"
                 )
             return numbers
-        return _encode(frame, [_feature_column(self.moments_, v) for v in self.feature_names_in_])
+        return _encode(frame, [feature_column(self.moments_, v) for v in self.feature_names_in_])
 
     def predict_log_proba(self, X: ArrayLike | pd.DataFrame) -> Array:
         """(n, K) log p(y=k | observed part of x)."""
@@ -451,7 +446,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to ``.npz`` (no pickle, checksum, atomic); :func:`cmaxent.load` reads it."""
         check_is_fitted(self, "coef_")
-        save_npz(path, "classifier", *_model_state(self))
+        save_npz(path, "classifier", *classifier_state(self))
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
@@ -468,224 +463,3 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
-
-
-def fit_direction(
-    moments: Moments,
-    target: str,
-    graph: GraphLike,
-    *,
-    p_x: str = "maxent",
-    reference: pd.DataFrame | None = None,
-    sample_weight: Array | None = None,
-    slack: float | str = 0.0,
-    on_infeasible: str = "raise",
-    shrinkage: float | None = None,
-    nonlocal_: str = "project",
-    seed: int = 0,
-) -> tuple[dr.DirectionFit, dr.ClassTarget]:
-    """Fit one graph; the function behind the estimator and the comparison tools."""
-    t = dr.class_target(moments, target)
-    blocks = resolve_graph(graph, moments.variables, target)
-    direction = blocks.direction(target)
-    others = [v for v in moments.variables if v != target]
-    omega = dr.sampling_covariance(t, moments) if slack == "se" and direction else None
-    ridge = 0.0 if isinstance(slack, str) else float(slack)
-    if p_x == "empirical":
-        if direction != "causal":
-            raise CMaxEntError("p_x='empirical' fixes the law of the causes: it needs graph='causal'")
-        assert reference is not None
-        absent = [v for v in others if v not in reference.columns]
-        if absent:
-            raise CMaxEntError(f"X_ref lacks the feature {_listed(absent)}")
-        columns = [_feature_column(moments, v) for v in others]
-        rows = _encode(reference, columns)
-        return fit_empirical(t, rows, sample_weight=sample_weight, slack=ridge, on_infeasible=on_infeasible), t
-    if any(moments.kinds[v] != "continuous" for v in others):
-        from .mixed import fit_mixed
-
-        if slack == "se" or shrinkage:
-            raise CMaxEntError(
-                "slack='se' and shrinkage are for continuous features; declare kinds='continuous' or give slack as a "
-                "number"
-            )
-        return fit_mixed(moments, t, blocks, slack=ridge, on_infeasible=on_infeasible, seed=seed), t
-    _warn_unlinked(t)
-    if direction:
-        solve = dr.fit_causal if direction == "causal" else dr.fit_anticausal
-        return solve(t, slack=ridge, omega=omega, on_infeasible=on_infeasible, shrinkage=shrinkage, seed=seed), t
-    from .chain import fit_chain_classifier
-
-    fit = fit_chain_classifier(
-        moments,
-        t,
-        blocks,
-        slack=slack,
-        on_infeasible=on_infeasible,
-        shrinkage=shrinkage,
-        nonlocal_=nonlocal_,
-        seed=seed,
-    )
-    return fit, t
-
-
-def _feature_column(moments: Moments, variable: str) -> _Column:
-    kind, levels = moments.kinds[variable], tuple(moments.levels.get(variable, ()))
-    return _Column(variable, kind, () if kind != "categorical" and levels in ((), (0, 1)) else levels)
-
-
-def _warn_unlinked(t: dr.ClassTarget) -> None:
-    if len(t.mu) and not t.observed.any():
-        warnings.warn(
-            f"no source links {t.name} to any feature: the predictor is the class frequencies",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def implied_moments(moments: Moments, fit: dr.DirectionFit, t: dr.ClassTarget) -> Moments:
-    """The fitted law's mean and covariance of every pair, in the coordinate order of the input."""
-    own = moments.coordinates(t.name)
-    rest = [moments.names.index(n) for n in t.names]
-    cov = np.empty((moments.p, moments.p))
-    keep = [1] if len(own) == 1 else list(range(len(own)))
-    mean = moments.mean.copy()
-    pi = t.pi
-    cov[np.ix_(own, own)] = (np.diag(pi) - np.outer(pi, pi))[np.ix_(keep, keep)]
-    cov[np.ix_(rest, own)] = fit.C[:, keep]
-    cov[np.ix_(own, rest)] = fit.C[:, keep].T
-    cov[np.ix_(rest, rest)] = fit.cov
-    return Moments.from_arrays(mean, cov, names=moments.names, kinds=moments.kinds, n=None, levels=moments.levels)
-
-
-def _as_moments(source: Any, index: int) -> Moments:
-    if isinstance(source, Moments):
-        return source
-    if isinstance(source, pd.DataFrame):
-        if source.shape[0] == 0 or source.shape[1] == 0:
-            raise CMaxEntError(f"source {index} is empty")
-        return Moments.from_data(source)
-    raise CMaxEntError(f"source {index} is a {type(source).__name__}; a source is Moments or a DataFrame")
-
-
-# --- model files ---------------------------------------------------------------------------------------------
-
-
-def _model_state(model: MergedClassifier) -> tuple[dict[str, Any], dict[str, Array]]:
-    fit, t = model._direction, model._target_view
-    moments = model.moments_
-    report = fit.feasibility
-    meta = {
-        "parameters": {k: _jsonable(v) for k, v in model.get_params().items()},
-        "target": t.name,
-        "classes": [c.item() if isinstance(c, np.generic) else c for c in t.classes],
-        "features": list(t.names),
-        "moments": {
-            "names": list(moments.names),
-            "kinds": dict(moments.kinds),
-            "levels": {k: [x.item() if isinstance(x, np.generic) else x for x in v] for k, v in moments.levels.items()},
-        },
-        "n": moments.n if not isinstance(moments.n, np.ndarray) else None,
-        "multipliers": fit.multipliers(),
-        "entropy": fit.entropy,
-        "residual": fit.residual,
-        "feasibility": [
-            report.feasible,
-            _finite(report.margin),
-            _finite(report.r2),
-            _finite(report.r2_max),
-            report.reason,
-            list(report.conflicting),
-        ],
-        "info": {k: _jsonable(v) for k, v in fit.info.items()},
-        "slack_used": fit.slack_used,
-    }
-    m = fit.model
-    arrays = {"cov": fit.cov, "C": fit.C, "mean": moments.mean, "moment_cov": moments.cov}
-    if isinstance(m, GatedGaussian):
-        arrays |= {
-            "gate_intercept": m.gate_intercept, "gate_coef": m.gate_coef, "means": m.means, "within": m.cov,
-            "intercept": m.intercept, "coef": m.coef,
-        }  # fmt: skip
-    else:
-        arrays |= m.state()
-    if isinstance(moments.n, np.ndarray):
-        arrays["n"] = moments.n
-    if len(t.classes) == 2:
-        # Without n behind the moments the model is stored without standard errors.
-        with contextlib.suppress(CMaxEntError):
-            arrays["coef_cov"] = model.coef_cov_
-    return meta, arrays
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, (str, bool, type(None), int, float)):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {str(k): _jsonable(v) for k, v in value.items()}
-    if hasattr(value, "edges"):
-        return [[a, b] if not u else [a, "--", b] for a, b, u in value.edges(data="undirected", default=False)]
-    return [_jsonable(v) for v in value]
-
-
-def load(path: str | os.PathLike[str]) -> Any:
-    """Read a file written by ``save``: a :class:`MergedClassifier`, a ``MergedRegressor`` or :class:`Moments`."""
-    if Path(path).suffix == ".json":
-        return Moments.load(path)
-    kind, meta, arrays = load_npz(path)
-    if kind == "moments":
-        return Moments.load(path)
-    if kind == "regressor":
-        from .regressor import regressor_from_state
-
-        return regressor_from_state(meta, arrays)
-    if kind != "classifier":
-        raise CMaxEntError(f"{path}: holds a cmaxent {kind}, which this version cannot load")
-    model = MergedClassifier(**meta["parameters"])
-    moments = Moments.from_arrays(
-        arrays["mean"], arrays["moment_cov"], names=meta["moments"]["names"], kinds=meta["moments"]["kinds"],
-        n=arrays.get("n", meta["n"]), levels=meta["moments"]["levels"],
-    )  # fmt: skip
-    target = dr.class_target(moments, meta["target"])
-    f = meta["feasibility"]
-    nan = float("nan")
-    margin, r2, r2_max = (nan if v is None else float(v) for v in f[1:4])
-    report = dr.FeasibilityReport(f[0], margin, r2, r2_max, f[4], tuple(f[5]))
-    gated: Any
-    if "mixed_coef" in arrays:
-        from .mixed import mixed_from_state
-
-        gated = mixed_from_state(arrays)
-    else:
-        gated = GatedGaussian(
-            arrays["gate_intercept"],
-            arrays["gate_coef"],
-            arrays["means"],
-            arrays["within"],
-            arrays["intercept"],
-            arrays["coef"],
-        )
-    fit = dr.DirectionFit(
-        gated,
-        arrays["cov"],
-        arrays["C"],
-        meta["entropy"],
-        dr.Constant(meta["multipliers"]),
-        meta["residual"],
-        report,
-        meta["info"],
-        meta["slack_used"],
-    )
-    model._set(fit, target, moments)
-    model.n_features_in_ = len(model.feature_names_in_)
-    model._coef_cov = arrays.get("coef_cov")
-    return model
-
-
-__all__ = ["LinearBoundary", "MergedClassifier", "load"]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .errors import CMaxEntError, ConvergenceError, InfeasibleMomentsError
+from .errors import CMaxEntError, ConvergenceError, ExperimentError, InfeasibleMomentsError
 
 if TYPE_CHECKING:
     from .moments import Moments
@@ -89,6 +89,8 @@ def _verdict(error: Exception) -> tuple[int, str]:
         return 2, f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
         return 2, f"this needs {error.name}: pip install 'cmaxent[{_EXTRAS[error.name]}]'"
+    if isinstance(error, ExperimentError):
+        return 1, str(error)
     return 1, f"internal: {type(error).__name__}: {error} (run again with --debug for the traceback, and report it)"
 
 
@@ -369,7 +371,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Predict row by row; missing values and absent columns are integrated out."""
-    from .classifier import load
+    from .model_files import load
     from .tables import predict_table
 
     _check_out(out, ".csv")

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import brentq
-from scipy.special import expit, log_expit, log_softmax, logit, ndtri, softmax
+from scipy.special import expit, log_expit, log_softmax, logit, ndtri
 from scipy.stats import norm, qmc
 
 from .errors import CMaxEntError, ConvergenceError, InfeasibleMomentsError
+from .newton import Value, minimise
 
 Array = NDArray[np.float64]
 
@@ -160,38 +161,17 @@ def solve_binary_scale(pi: float, q: float, *, ridge: float = 0.0) -> tuple[floa
     tau = 1.702 * np.sqrt(rho2 / (1 - rho2))
     theta = np.array([np.hypot(1.702, tau) * ndtri(pi), tau])
     goal = np.array([pi, np.sqrt(q)])
-    value, gradient, hessian = _binary_dual(theta, goal, ridge)
-    for _ in range(200):
-        if np.abs(gradient).max() <= 1e-15:
-            break
-        step = np.linalg.solve(hessian, gradient)
-        size, improved = 1.0, False
-        while size > 1e-10:
-            trial = theta - size * step
-            trial_value, trial_gradient, trial_hessian = _binary_dual(trial, goal, ridge)
-            if trial_value <= value - 1e-4 * size * (step @ gradient):
-                improved = True
-                break
-            # Decrease below rounding of the objective: judge by the gradient instead.
-            if (
-                abs(trial_value - value) <= 1e-12 * (1 + abs(value))
-                and np.abs(trial_gradient).max() < 0.9 * np.abs(gradient).max()
-            ):
-                improved = True
-                break
-            size /= 2
-        if not improved:
-            break
-        theta, value, gradient, hessian = trial, trial_value, trial_gradient, trial_hessian
-    if np.abs(gradient).max() > 1e-11:
+    theta, final, _ = minimise(lambda at: _binary_dual(at, goal, ridge), theta)
+    gap = float(np.abs(final.gradient).max())
+    if gap > 1e-11:
         raise ConvergenceError(
-            f"the dual of the logistic scale stopped at gradient {np.abs(gradient).max():.3g} (pi = {pi:.6g}, q = "
+            f"the dual of the logistic scale stopped at gradient {gap:.3g} (pi = {pi:.6g}, q = "
             f"{q:.6g}, q_max = {q_max:.6g})"
         )
     return float(theta[0]), float(theta[1])
 
 
-def _binary_dual(theta: Array, goal: Array, ridge: float) -> tuple[float, Array, Array]:
+def _binary_dual(theta: Array, goal: Array, ridge: float) -> Value:
     m, tau = theta
     z, w = normal_rule(m, abs(tau))
     eta = m + tau * z
@@ -201,7 +181,7 @@ def _binary_dual(theta: Array, goal: Array, ridge: float) -> tuple[float, Array,
     gradient = np.array([w @ sigma - goal[0], (w * z) @ sigma - goal[1] + ridge * tau])
     mixed = float(slope @ z)
     hessian = np.array([[slope.sum(), mixed], [mixed, slope @ (z * z) + ridge]])
-    return value, gradient, hessian
+    return Value(value, gradient, lambda: hessian)
 
 
 def causal_logit(pi: float, mu: Array, direction: Array, q: float, scale: tuple[float, float]) -> BinaryLogit:
@@ -289,39 +269,22 @@ def solve_softmax_scale(pi: Array, L: Array, *, ridge: float = 0.0, seed: int = 
     goal = np.column_stack([pi, L])[:-1]
     # The ridge acts on T in the gauge pi . T = 0, where |T|^2 = tr(theta' (I - …) theta).
     centring = np.eye(K)[:, :-1] - pi[:-1]
-    penalty = np.zeros((K - 1, 1 + r, K - 1, 1 + r))
-    for j in range(1, 1 + r):
-        penalty[:, j, :, j] = ridge * (centring.T @ centring)
-    z, w = softmax_rule(r, 1.0, seed)
-    value, gradient, hessian = _softmax_dual(theta, goal, penalty, z, w)
-    for _ in range(200):
-        largest = largest_contrast(theta[:, 1:])
-        if largest > 1e3:
-            break
-        if r <= 3:
-            z, w = softmax_rule(r, largest, seed)
-            value, gradient, hessian = _softmax_dual(theta, goal, penalty, z, w)
-        norm_g = float(np.abs(gradient).max())
-        if norm_g <= 1e-14:
-            break
-        size = hessian.shape[0] * hessian.shape[1]
-        step = np.linalg.solve(hessian.reshape(size, size), gradient.ravel()).reshape(theta.shape)
-        descent, length = float(np.vdot(step, gradient)), 1.0
-        while length > 1e-8:
-            trial = theta - length * step
-            trial_value, trial_gradient, trial_hessian = _softmax_dual(trial, goal, penalty, z, w)
-            if trial_value <= value - 1e-4 * length * descent or (
-                abs(trial_value - value) <= 1e-12 * (1 + abs(value)) and np.abs(trial_gradient).max() < 0.9 * norm_g
-            ):
-                break
-            length /= 2
-        else:
-            break
-        theta, value, gradient, hessian = trial, trial_value, trial_gradient, trial_hessian
+    penalty = np.asarray(ridge * np.kron(centring.T @ centring, np.diag([0.0] + [1.0] * r)), dtype=float)
+    fixed = softmax_rule(r, 1.0, seed)
+
+    def contrast(flat: Array) -> float:
+        return largest_contrast(flat.reshape(theta.shape)[:, 1:])
+
+    def evaluate(flat: Array) -> Value:
+        z, w = softmax_rule(r, min(contrast(flat), 1e3), seed) if r <= 3 else fixed
+        return softmax_dual(flat, goal, penalty, np.column_stack([np.ones(len(z)), z]), w)
+
+    flat, final, _ = minimise(evaluate, theta.ravel(), lambda at, _: contrast(at) > 1e3)
+    theta, gradient = flat.reshape(theta.shape), final.gradient
     if np.abs(gradient).max() > 1e-10:
         raise InfeasibleMomentsError(
             "no softmax mechanism on Gaussian X has these class covariances: its dual diverges (scale "
-            f"{largest_contrast(theta[:, 1:]):.3g}, "
+            f"{contrast(flat):.3g}, "
             f"moment gap {np.abs(gradient).max():.3g})"
         )
     full = np.vstack([theta, np.zeros(1 + r)])
@@ -353,25 +316,31 @@ def softmax_rule(r: int, scale: float, seed: int) -> tuple[Array, Array]:
     return z, np.full(len(z), 1.0 / len(z))
 
 
-def _softmax_dual(theta: Array, goal: Array, penalty: Array, z: Array, w: Array) -> tuple[float, Array, Array]:
-    design = np.column_stack([np.ones(len(z)), z])
-    eta = np.column_stack([design @ theta.T, np.zeros(len(z))])
-    p = softmax(eta, axis=1)
-    log_z = eta[:, -1] - log_softmax(eta, axis=1)[:, -1]
-    pulled = np.einsum("aibj,bj->ai", penalty, theta)
-    value = float(w @ log_z - np.vdot(goal, theta) + 0.5 * np.vdot(theta, pulled))
-    q = p[:, :-1]
-    gradient = (q * w[:, None]).T @ design - goal + pulled
-    K1 = len(theta)
-    hessian = penalty.copy()
-    for a in range(K1):
-        for b in range(a, K1):
-            weight = w * q[:, a] * ((a == b) - q[:, b])
-            block = (design * weight[:, None]).T @ design
-            hessian[a, :, b, :] += block
-            if b > a:
-                hessian[b, :, a, :] += block.T
-    return value, gradient, hessian
+def softmax_dual(flat: Array, goal: Array, penalty: Array, design: Array, weight: Array) -> Value:
+    """sum_i weight_i log(1 + sum_k exp(design_i . theta_k)) - <goal, theta> + theta' penalty theta / 2.
+
+    theta (K-1, J) is passed flat; the reference class has no row. goal (K-1, J);  penalty ((K-1) J, (K-1) J);
+    design (n, J);  weight (n,).
+    """
+    K1, J = goal.shape
+    eta = design @ flat.reshape(K1, J).T
+    log_p = log_softmax(np.column_stack([eta, np.zeros(len(eta))]), axis=1)
+    q = np.exp(log_p[:, :-1])
+    pull = penalty @ flat
+    value = float(-(weight @ log_p[:, -1]) - goal.ravel() @ flat + 0.5 * flat @ pull)
+
+    def hessian() -> Array:
+        out = penalty.reshape(K1, J, K1, J).copy()
+        for a in range(K1):
+            for b in range(a, K1):
+                curvature = weight * q[:, a] * ((a == b) - q[:, b])
+                block = (design * curvature[:, None]).T @ design
+                out[a, :, b, :] += block
+                if b > a:
+                    out[b, :, a, :] += block.T
+        return out.reshape(K1 * J, K1 * J)
+
+    return Value(value, ((q * weight[:, None]).T @ design - goal).ravel() + pull, hessian)
 
 
 def causal_softmax(pi: Array, mu: Array, directions: Array, L: Array, scale: tuple[Array, Array]) -> SoftmaxLogits:

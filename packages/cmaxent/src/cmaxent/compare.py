@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 from scipy.stats import multivariate_normal
 
-from .classifier import MergedClassifier, fit_direction
+from .classifier import MergedClassifier
 from .closedform import standardised_boundary
 from .completion import _cliques, complete_covariance
 from .directions import FeasibilityReport
@@ -24,6 +24,7 @@ from .errors import (
     InfeasibleMomentsError,
     UnboundedEntropyError,
 )
+from .fitting import fit_direction
 from .graph import GraphLike, _listed
 from .moments import Moments, _expand, _nonredundant
 from .regressor import MergedRegressor

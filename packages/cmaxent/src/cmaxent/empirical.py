@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.special import log_softmax
 
+from .closedform import softmax_dual
 from .directions import ClassTarget, DirectionFit, FeasibilityReport, _mechanism_multipliers
 from .errors import CMaxEntError, ConvergenceError, InfeasibleMomentsError, InfeasibleMomentsWarning
 from .gated import GatedGaussian
 from .graph import _listed
+from .newton import minimise
 
 Array = NDArray[np.float64]
 
@@ -60,7 +62,7 @@ def fit_empirical(
     raw = (t.C[O] + np.outer(t.mu[O] - centre[O], t.pi)) / scale[O][:, None]
     goal = np.column_stack([t.pi, raw.T])[1:]  # class 0 is the reference
     try:
-        theta = _newton(design, weight, goal, slack)
+        theta = _solve(design, weight, goal, slack)
         report = FeasibilityReport(True, np.nan, np.nan, np.nan)
     except InfeasibleMomentsError:
         conflicting = _separating_features(design, weight, goal, [t.names[i] for i in O])
@@ -75,7 +77,7 @@ def fit_empirical(
         warnings.warn(f"{reason}; continuing with {how}", InfeasibleMomentsWarning, stacklevel=4)
         if on_infeasible == "boundary":
             goal[:, 1:] *= 0.98
-        theta = _newton(design, weight, goal, max(slack, 1e-3) if on_infeasible == "ridge" else max(slack, 1e-6))
+        theta = _solve(design, weight, goal, max(slack, 1e-3) if on_infeasible == "ridge" else max(slack, 1e-6))
     full = np.vstack([np.zeros(theta.shape[1]), theta])
     coef = np.zeros((K, d))
     coef[:, O] = full[:, 1:] / scale[O]
@@ -101,54 +103,23 @@ def fit_empirical(
     )
 
 
-def _newton(design: Array, weight: Array, goal: Array, ridge: float) -> Array:
+def _solve(design: Array, weight: Array, goal: Array, ridge: float) -> Array:
     """Minimise mean logsumexp(design theta') - <goal, theta> + ridge |slopes|^2 / 2; theta (K-1, 1+d)."""
     K1, J = goal.shape
-    theta = np.zeros((K1, J))
-    penalty = np.full((K1, J), ridge)
-    penalty[:, 0] = 0.0
+    penalty = np.asarray(ridge * np.kron(np.eye(K1), np.diag([0.0] + [1.0] * (J - 1))), dtype=float)
 
-    def evaluate(theta: Array) -> tuple[float, Array, Array]:
-        log_p = log_softmax(np.column_stack([np.zeros(len(design)), design @ theta.T]), axis=1)
-        P = np.exp(log_p[:, 1:])
-        value = float(-(weight @ log_p[:, 0]) - np.vdot(goal, theta) + 0.5 * np.vdot(penalty, theta**2))
-        return value, P, (P * weight[:, None]).T @ design - goal + penalty * theta
+    def unbounded(theta: Array, _: float) -> bool:
+        return ridge == 0.0 and float(np.abs(theta).max()) > 1e4
 
-    value, P, gradient = evaluate(theta)
-    for _ in range(100):
-        size = float(np.abs(gradient).max())
-        if size <= 1e-14 or (ridge == 0.0 and np.abs(theta).max() > 1e4):
-            break
-        hessian = np.diag(penalty.ravel()).reshape(K1, J, K1, J)
-        for a in range(K1):
-            for b in range(a, K1):
-                curvature = weight * P[:, a] * ((a == b) - P[:, b])
-                block = (design * curvature[:, None]).T @ design
-                hessian[a, :, b, :] += block
-                if b > a:
-                    hessian[b, :, a, :] += block.T
-        H = hessian.reshape(K1 * J, K1 * J)
-        H[np.diag_indices(len(H))] += 1e-14 * np.trace(H) / len(H)
-        step = np.linalg.solve(H, gradient.ravel()).reshape(K1, J)
-        descent, length = float(np.vdot(step, gradient)), 1.0
-        while length > 1e-8:
-            trial = theta - length * step
-            trial_value, trial_P, trial_gradient = evaluate(trial)
-            if trial_value <= value - 1e-4 * length * descent or (
-                trial_value <= value + 1e-12 * (1 + abs(value)) and np.abs(trial_gradient).max() < 0.9 * size
-            ):
-                break
-            length /= 2
-        else:
-            break
-        theta, value, P, gradient = trial, trial_value, trial_P, trial_gradient
-    size = float(np.abs(gradient).max())
+    start = np.zeros((K1, J))
+    theta, final, _ = minimise(lambda at: softmax_dual(at, goal, penalty, design, weight), start.ravel(), unbounded)
     # A bounded dual with a tiny gradient at huge multipliers is separable data on its way to infinity.
-    if ridge == 0.0 and (np.abs(theta).max() > 1e4 or value < 1e-9):
+    if unbounded(theta, 0.0) or (ridge == 0.0 and final.value < 1e-9):
         raise InfeasibleMomentsError("dual unbounded")
+    size = float(np.abs(final.gradient).max())
     if size > 1e-7:
         raise ConvergenceError(f"the logistic dual on the reference rows stopped at gradient {size:.3g}")
-    return theta
+    return theta.reshape(K1, J)
 
 
 def _separating_features(design: Array, weight: Array, goal: Array, names: list[str]) -> tuple[str, ...]:

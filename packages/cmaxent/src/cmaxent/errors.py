@@ -48,3 +48,7 @@ class ConvergenceError(CMaxEntError, RuntimeError):
 
 class InfeasibleMomentsWarning(UserWarning):
     """The moments were infeasible and have been moved into the feasible region as the caller asked."""
+
+
+class ExperimentError(RuntimeError):
+    """Some experiments of an evaluation raised; the others have finished and are stored."""

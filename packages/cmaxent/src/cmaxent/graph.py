@@ -50,6 +50,11 @@ class BlockGraph:
             return None
         return "causal" if second == (target,) else "anticausal"
 
+    def is_root(self, target: str) -> bool:
+        """Whether the target has no causes and shares no block: then p(x | y) is a mechanism that label shift keeps."""
+        own = self.block_of(target)
+        return len(self.blocks) > 1 and self.blocks[own] == (target,) and not self.parents[own]
+
     def to_networkx(self) -> nx.DiGraph:
         """Directed edges between variables; members of one block carry the same ``block`` attribute."""
         graph = nx.DiGraph()

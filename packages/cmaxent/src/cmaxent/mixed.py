@@ -1,28 +1,22 @@
 """Exact maximum entropy when some features are binary or categorical (spec 2.5).
 
-With means and any pattern of covariances of indicators z and real x known, the joint of largest entropy is the
-homogeneous conditional Gaussian law p(z, x) ∝ exp(h'z + z'Jz/2 + x'(l + Lz) - x'Kx/2), where J, L and K vanish on
-unknown pairs (Lauritzen 1996, section 6.1). Its states z are enumerated; x is integrated in closed form. Anticausal
-fits are such a law of (Y, X), because Y is discrete (T5); causal fits are such a law of X alone, then a logistic
-(softmax) mechanism whose moments are one-dimensional integrals in every state.
+Anticausal fits are a conditional Gaussian law of (Y, X), because Y is discrete (T5); causal fits are such a law of X
+alone, then a logistic (softmax) mechanism whose moments are one-dimensional integrals in every state.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, lapack
-from scipy.special import log_softmax, logsumexp
+from scipy.special import logsumexp
 
 from .closedform import largest_contrast, low_rank_root, normal_rule, softmax_rule
-from .completion import complete_covariance
+from .conditional_gaussian import TOLERANCE, Block, ConditionalGaussian, enumerate_block, fit_conditional_gaussian
 from .directions import (
     ClassTarget,
     DirectionFit,
@@ -30,26 +24,14 @@ from .directions import (
     _handle_infeasible,
     _mechanism_multipliers,
 )
-from .dual import solve_conditional
-from .errors import (
-    CMaxEntError,
-    ConvergenceError,
-    GraphError,
-    InconsistentMomentsError,
-    InfeasibleMomentsError,
-    StateSpaceTooLargeError,
-)
-from .gated import by_pattern, log_mean_softmax
+from .errors import CMaxEntError, ConvergenceError, GraphError, InconsistentMomentsError, InfeasibleMomentsError
 from .graph import BlockGraph, _listed
+from .mixed_model import Law, MixedModel
 from .moments import Moments
+from .newton import Value, minimise
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
-
-LARGEST_STATE_SPACE = 2**16
-_LARGEST_NEWTON = 4000  # parameters of the dual: beyond this its Hessian takes minutes
-_TOLERANCE = 1e-10  # moment errors, in standard deviations
-_IMPOSSIBLE = -1e3  # log weight of a structural zero: no probability, yet a state to fall back on if it is observed
 
 
 def fit_mixed(
@@ -107,483 +89,6 @@ def fit_mixed(
     )
 
 
-# --- the predictive model ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Law:
-    """Features of one block given Y = k: a state z with probability exp(log_p), then x ~ N(offset_k + z slopes, cov).
-
-    Attributes
-    ----------
-    discrete : (m,) columns of X that hold indicators, all levels;  states : (S, m) their values in each state.
-    log_p : (K', S), K' = K, or 1 where the block does not depend on Y.
-    continuous : (r,) columns of X;  offset : (K', r);  slopes : (m, r);  cov : (r, r).
-    """
-
-    discrete: Index
-    states: Array
-    log_p: Array
-    continuous: Index
-    offset: Array
-    slopes: Array
-    cov: Array
-
-    def means(self, chosen: slice | Index = slice(None)) -> Array:
-        """(K', S, r) E[x | y, z]."""
-        return self.offset[:, None, :] + (self.states[chosen] @ self.slopes)[None]
-
-    def moments(self, pi: Array) -> tuple[Array, Array, Array]:
-        """Mean (D,) and covariance (D, D) of (discrete, continuous) columns, and their class means (K', D)."""
-        p = np.exp(self.log_p)
-        K, S = p.shape
-        r = len(self.continuous)
-        means = self.means()
-        full = np.concatenate([np.broadcast_to(self.states, (K, *self.states.shape)), means], axis=2)
-        by_class = np.einsum("ks,ksi->ki", p, full)
-        share = pi if K > 1 else np.ones(1)
-        mean = share @ by_class
-        flat = (full - mean).reshape(K * S, -1)
-        cov = (flat * (share[:, None] * p).reshape(-1, 1)).T @ flat
-        cov[len(cov) - r :, len(cov) - r :] += self.cov
-        return mean, cov, by_class
-
-    @cached_property
-    def columns(self) -> Index:
-        """(D,) discrete, then continuous columns."""
-        return np.concatenate([self.discrete, self.continuous])
-
-
-class _Seen(NamedTuple):
-    """Rows that share their missing columns and their observed discrete values."""
-
-    rows: Index
-    states: Index  # the states that these values allow
-    log_weight: Array  # (n, K', c): log p(z, x_observed | y) up to what all states and classes share
-
-
-@dataclass(frozen=True)
-class MixedModel:
-    """p(y | x) of a discrete Y with mixed features; NaN in x is integrated out exactly.
-
-    Attributes
-    ----------
-    laws : blocks of features, independent given Y (anticausal), or one block that is independent of Y (causal).
-    gate_intercept : (K,);  gate_coef : (K, d): log p(y | causes of y) up to the normaliser.
-    intercept : (K,);  coef : (K, d): linear logits of p(y | all of x).
-    pi : (K,) class probabilities.
-    """
-
-    laws: tuple[Law, ...]
-    gate_intercept: Array
-    gate_coef: Array
-    intercept: Array
-    coef: Array
-    pi: Array
-
-    def log_proba(self, X: Array) -> Array:
-        """log p(y=k | the observed part of x), shape (n, K); NaN in X is missing."""
-        missing = np.isnan(X)
-        if not missing.any():
-            return log_softmax(X @ self.coef.T + self.intercept, axis=1)
-        out = np.empty((len(X), len(self.pi)))
-        for rows, seen in by_pattern(missing):
-            only_discrete = not any(seen[law.continuous].any() for law in self.laws)
-            out[rows] = (self._of_discrete if only_discrete else self._pattern)(X[rows], seen)
-        return out
-
-    def _pattern(self, X: Array, seen: NDArray[np.bool_]) -> Array:
-        if seen.all():
-            return log_softmax(X @ self.coef.T + self.intercept, axis=1)
-        if not np.ptp(self.gate_coef[:, ~seen], axis=0).any():
-            # What is missing does not enter the mechanism of Y; laws that do not depend on Y cancel.
-            log_joint = log_softmax(self.gate_intercept + X[:, seen] @ self.gate_coef[:, seen].T, axis=1)
-            for law in self.laws:
-                if len(law.log_p) > 1:
-                    for part in _consistent(law, X, seen):
-                        log_joint[part.rows] += logsumexp(part.log_weight, axis=2)
-            return log_softmax(log_joint, axis=1)
-        (law,) = self.laws
-        return self._through_gate(law, X, seen)
-
-    def _through_gate(self, law: Law, X: Array, seen: NDArray[np.bool_]) -> Array:
-        """Causes of Y are missing: average the mechanism over their law given the observed ones."""
-        K = len(self.pi)
-        hidden_z = ~seen[law.discrete]
-        O, M = seen[law.continuous], ~seen[law.continuous]
-        slopes = np.linalg.solve(law.cov[np.ix_(O, O)], law.cov[np.ix_(O, M)])
-        residual = law.cov[np.ix_(M, M)] - law.cov[np.ix_(M, O)] @ slopes
-        coef = self.gate_coef[:, law.continuous[M]]
-        spread = coef @ residual @ coef.T  # covariance of the logits that comes from missing x
-        out = np.empty((len(X), K))
-        for part in _consistent(law, X, seen):
-            rows = X[part.rows]
-            means = law.means(part.states)[0]
-            expected = means[:, M] + (rows[:, law.continuous[O]][:, None, :] - means[:, O]) @ slopes
-            eta = (
-                (self.gate_intercept + rows[:, seen] @ self.gate_coef[:, seen].T)[:, None, :]
-                + law.states[part.states][:, hidden_z] @ self.gate_coef[:, law.discrete[hidden_z]].T
-                + expected @ coef.T
-            )
-            log_gate = log_mean_softmax(eta.reshape(-1, K), spread).reshape(eta.shape)
-            out[part.rows] = logsumexp(part.log_weight[:, 0, :, None] + log_gate, axis=1)
-        return log_softmax(out, axis=1)
-
-    def _of_discrete(self, X: Array, seen: NDArray[np.bool_]) -> Array:
-        """Rows without observed continuous features repeat: one evaluation for each combination of levels."""
-        distinct, where = np.unique(X[:, seen], axis=0, return_inverse=True)
-        rows = np.full((len(distinct), X.shape[1]), np.nan)
-        rows[:, seen] = distinct
-        return self._pattern(rows, seen)[where.ravel()]
-
-    def sample(self, n: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.intp]]:
-        """X (n, d) and class numbers y (n,) drawn from the joint law."""
-        K = len(self.pi)
-        X = np.empty((n, self.coef.shape[1]))
-        y = rng.choice(K, size=n, p=self.pi / self.pi.sum())
-        for law in self.laws:
-            for k in range(len(law.log_p)):
-                rows = np.flatnonzero(y == k) if len(law.log_p) > 1 else np.arange(n)
-                p = np.exp(law.log_p[k])
-                z = law.states[rng.choice(len(p), size=len(rows), p=p / p.sum())]
-                noise = rng.standard_normal((len(rows), len(law.continuous))) @ np.linalg.cholesky(law.cov).T
-                X[np.ix_(rows, law.discrete)] = z
-                X[np.ix_(rows, law.continuous)] = law.offset[k] + z @ law.slopes + noise
-        if np.ptp(self.gate_coef, axis=0).any():
-            p = np.exp(log_softmax(self.gate_intercept + X @ self.gate_coef.T, axis=1))
-            y = (p.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(max=K - 1)
-        return X, y
-
-    def state(self) -> dict[str, Array]:
-        """Arrays for a model file; :func:`mixed_from_state` reads them."""
-        own = ("gate_intercept", "gate_coef", "intercept", "coef", "pi")
-        arrays: dict[str, Array] = {f"mixed_{name}": getattr(self, name) for name in own}
-        for i, law in enumerate(self.laws):
-            arrays |= {f"law{i}_{name}": getattr(law, name) for name in Law.__dataclass_fields__}
-        return arrays
-
-
-def mixed_from_state(arrays: Mapping[str, Array]) -> MixedModel:
-    """Inverse of :meth:`MixedModel.state`; other keys are ignored."""
-    n_laws = len([key for key in arrays if key.startswith("law") and key.endswith("_log_p")])
-    laws = tuple(Law(*(arrays[f"law{i}_{name}"] for name in Law.__dataclass_fields__)) for i in range(n_laws))  # type: ignore[arg-type]
-    own = [arrays[f"mixed_{name}"] for name in ("gate_intercept", "gate_coef", "intercept", "coef", "pi")]
-    return MixedModel(laws, *own)
-
-
-def _consistent(law: Law, X: Array, seen: NDArray[np.bool_]) -> list[_Seen]:
-    """Group rows (all with the columns ``seen``) by observed discrete values, with the weights of the states left."""
-    Z, O = law.discrete[seen[law.discrete]], seen[law.continuous]
-    states = law.states[:, seen[law.discrete]]
-    P = np.linalg.inv(law.cov[np.ix_(O, O)])
-    values, group = np.unique(X[:, Z], axis=0, return_inverse=True)
-    found = []
-    for g, value in enumerate(values):
-        chosen = np.flatnonzero((states == value).all(axis=1))
-        if len(chosen) == 0:
-            raise CMaxEntError(
-                f"X has a row with the values {value.tolist()} in its discrete columns {Z.tolist()}: no such level"
-            )
-        means = law.means(chosen)[:, :, O]
-        constant = law.log_p[:, chosen] - 0.5 * np.einsum("ksi,ij,ksj->ks", means, P, means)
-        every = np.flatnonzero(group.ravel() == g)
-        step = max(1, 2**20 // constant.size)
-        for rows in np.split(every, range(step, len(every), step)):
-            x = X[np.ix_(rows, law.continuous[O])]
-            found.append(_Seen(rows, chosen, constant + np.einsum("ni,ksi->nks", x @ P, means)))
-    return found
-
-
-# --- the conditional Gaussian law of largest entropy -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Variables as coordinates (z, x), z without a reference level of each variable, and every state of z."""
-
-    names: tuple[str, ...]  # of (z, x)
-    index: Index  # of (z, x) in the moments
-    owner: Index  # (dz,) which discrete variable an indicator belongs to
-    states: Array  # (S, dz)
-    indicators: Index  # every indicator in the moments, reference levels included
-    levels: Array  # (S, m) their values
-    kept: Index  # (dz,) places of z among the indicators
-
-    @property
-    def dz(self) -> int:
-        return self.states.shape[1]
-
-
-def _block(moments: Moments, variables: Sequence[str]) -> _Block:
-    """States vary slowest in the first discrete variable."""
-    discrete = [v for v in variables if moments.kinds[v] != "continuous"]
-    continuous = [moments.coordinates(v)[0] for v in variables if moments.kinds[v] == "continuous"]
-    coordinates = [moments.coordinates(v) for v in discrete]
-    sizes = [max(len(c), 2) for c in coordinates]
-    if prod(sizes) > LARGEST_STATE_SPACE:
-        raise StateSpaceTooLargeError(
-            f"{_listed(discrete)} have {prod(sizes)} joint states, more than the {LARGEST_STATE_SPACE} that can be "
-            "enumerated: declare some of them kinds='continuous', or use p_x='empirical' with reference rows"
-        )
-    grid = np.indices(sizes).reshape(len(sizes), -1) if sizes else np.zeros((0, 1), dtype=int)
-    levels = [np.zeros((grid.shape[1], 0))]
-    kept: list[int] = []
-    owner: list[int] = []
-    place = 0
-    for v, (size, own) in enumerate(zip(sizes, coordinates, strict=True)):
-        table = np.array([[0.0], [1.0]]) if len(own) == 1 else np.eye(size)
-        levels.append(table[grid[v]])
-        kept += range(place, place + size - 1)
-        owner += [v] * (size - 1)
-        place += len(own)
-    every = np.hstack(levels)
-    indicators = np.array([i for c in coordinates for i in c], dtype=np.intp)
-    index = np.concatenate([indicators[kept], np.array(continuous, dtype=np.intp)]).astype(np.intp)
-    names = tuple(moments.names[i] for i in index)
-    at = np.array(kept, dtype=np.intp)
-    return _Block(names, index, np.array(owner, dtype=np.intp), every[:, at], indicators, every, at)
-
-
-@dataclass(frozen=True)
-class ConditionalGaussian:
-    """p(z, x) ∝ exp(h'z + z'Jz/2 + x'(l + Lz) - x'Kx/2): natural parameters, and p(z) with x | z ~ N(b + Bz, V)."""
-
-    h: Array  # (dz,)
-    J: Array  # (dz, dz), zero within a variable
-    L: Array  # (dx, dz)
-    log_p: Array  # (S,)
-    possible: NDArray[np.bool_]  # (S,) False at structural zeros
-    b: Array  # (dx,)
-    B: Array  # (dx, dz)
-    V: Array  # (dx, dx)
-    n_iter: int
-
-
-def fit_conditional_gaussian(
-    block: _Block, mean: Array, cov: Array, omega: Array | None = None, held: int = 0
-) -> ConditionalGaussian:
-    """The law of largest entropy with these means and known covariances of (z, x).
-
-    If all pairs of indicators are known, the entropy of z and that of x given z separate: a log-linear model of z,
-    and the maximum-determinant completion of the covariance of (z, x), whose precision holds L and K. Otherwise
-    Newton's method on the joint dual, from the completion that treats z as Gaussian.
-
-    Parameters
-    ----------
-    mean : (dz + dx,);  cov : (dz + dx, dz + dx), NaN unknown.
-    omega : slack of the covariances of coordinate 0 with those from ``held`` on, which are then met up to omega w.
-    """
-    dz, dx = block.dz, len(mean) - block.dz
-    sd = np.ones(len(mean))
-    sd[dz:] = np.sqrt(cov.diagonal()[dz:])
-    S = cov / np.outer(sd, sd)
-    known = ~np.isnan(S)
-    start = S.copy()
-    if omega is not None:
-        start[0, held:] = np.where(known[0, held:], 0.0, np.nan)
-        start[held:, 0] = start[0, held:]
-    left, right = np.triu_indices(dz, 1)
-    across = block.owner[left] != block.owner[right]
-    free = across & known[left, right]
-    pairs = left[free], right[free]
-    z, m = block.states, mean[:dz]
-    F = np.hstack([z, z[:, pairs[0]] * z[:, pairs[1]]])
-    names = [f"E[{n}]" for n in block.names[:dz]]
-    names += [f"E[{block.names[i]} {block.names[j]}]" for i, j in zip(*pairs, strict=True)]
-
-    def targets(M: Array) -> Array:
-        return np.concatenate([m, M[pairs] + m[pairs[0]] * m[pairs[1]]])
-
-    L: Array = np.zeros((dx, dz))
-    K: Array = np.zeros((dx, dx))
-    V: Array = np.zeros((dx, dx))
-    if dx:
-        precision = complete_covariance(start, names=block.names).precision
-        L, K = -precision[dz:, :dz], precision[dz:, dz:]
-        V = np.asarray(np.linalg.inv(K), dtype=float)
-    l = -L @ m  # E x = 0 in these units
-    separable = omega is None and bool(known[left[across], right[across]].all())
-    natural = z @ L.T + l
-    quadratic = 0.5 * np.einsum("si,ij,sj->s", natural, V, natural)  # what integrating x out adds to log p(z)
-    n_iter, possible, theta = 0, np.ones(len(z), dtype=bool), np.zeros(0)
-    if dz:
-        log_base = np.zeros(len(z)) if separable else quadratic
-        solution = solve_conditional(F[None], targets(start), np.ones(1), log_base, names=names)
-        theta, n_iter = solution.finite, solution.n_iter
-        possible = possible if solution.support is None else solution.support[0]
-    A = L.T @ V @ L
-    if separable:
-        log_p = F @ theta
-        theta = theta - np.concatenate([L.T @ V @ l + 0.5 * A.diagonal(), A[pairs]])
-    else:
-        natural_start = _Natural(theta, l, L, K)
-        (theta, l, L, K), steps = _joint_newton(block, F, possible, targets(S), S, natural_start, omega, held, sd)
-        n_iter += steps
-        V = np.asarray(np.linalg.inv(K), dtype=float)
-        natural = z @ L.T + l
-        log_p = F @ theta + 0.5 * np.einsum("si,ij,sj->s", natural, V, natural)
-    log_p = log_p - logsumexp(log_p[possible])
-    log_p = np.where(possible, log_p, log_p + _IMPOSSIBLE)
-    J = np.zeros((dz, dz))
-    J[pairs] = theta[dz:]
-    D = sd[dz:]
-    mu = mean[dz:]
-    L_raw, h = L / D[:, None], theta[:dz] - (L / D[:, None]).T @ mu  # from x in SDs about its mean to x as given
-    b, B = mu + D * (V @ l), D[:, None] * (V @ L)
-    return ConditionalGaussian(h, J + J.T, L_raw, log_p, possible, b, B, V * np.outer(D, D), n_iter)
-
-
-class _Natural(NamedTuple):
-    theta: Array  # of the indicators and of their products
-    l: Array
-    L: Array
-    K: Array
-
-
-def _joint_newton(
-    block: _Block,
-    F: Array,
-    possible: NDArray[np.bool_],
-    goal: Array,
-    S: Array,
-    start: _Natural,
-    omega: Array | None,
-    held: int,
-    sd: Array,
-) -> tuple[_Natural, int]:
-    """Minimise log Z - <parameters, moments> over all natural parameters at once, x in units of its SDs."""
-    F, z, names = F[possible], block.states[possible], block.names
-    n, dz = z.shape
-    dx, Jz = len(start.l), F.shape[1]
-    G = np.column_stack([np.ones(n), z])
-    known = ~np.isnan(S)
-    xi, ga = np.nonzero(np.column_stack([np.ones((dx, 1), dtype=bool), known[dz:, :dz]]))  # statistics x_i g_a
-    pi, pj = np.nonzero(np.triu(known[dz:, dz:]))  # statistics -x_i x_j, halved on the diagonal
-    half = np.where(pi == pj, 0.5, 1.0)
-    cross = np.column_stack([np.zeros(dx), S[dz:, :dz]])[xi, ga]
-    moments = np.concatenate([goal, cross, -half * S[dz:, dz:][pi, pj]])
-    size = len(moments)
-    if size > _LARGEST_NEWTON:
-        raise StateSpaceTooLargeError(
-            f"unknown pairs among the discrete variables make a joint fit of {size} parameters, more than "
-            f"{_LARGEST_NEWTON}: give the missing pairs, or declare kinds='continuous'"
-        )
-    penalty = np.zeros((size, size))
-    if omega is not None:
-        at = _places_of_target(block, F.shape[1], known, xi, ga, held)
-        keep = np.flatnonzero(at >= 0)
-        scale = sd[held:][keep]
-        penalty[np.ix_(at[keep], at[keep])] = omega[np.ix_(keep, keep)] / np.outer(scale, scale)
-    x_part, xx_part = slice(Jz, Jz + len(xi)), slice(Jz + len(xi), size)
-
-    def unpack(parameters: Array) -> tuple[Array, Array, Array]:
-        full, precision = np.zeros((dx, 1 + dz)), np.zeros((dx, dx))
-        full[xi, ga] = parameters[x_part]
-        precision[pi, pj] = precision[pj, pi] = parameters[xx_part]
-        return parameters[:Jz], full, precision
-
-    def evaluate(parameters: Array) -> _Value:
-        own, full, precision = unpack(parameters)
-        factor, status = lapack.dpotrf(precision, lower=1) if dx else (np.zeros((0, 0)), 0)
-        if status != 0:
-            return _Value(np.inf, parameters, lambda: penalty)
-        V = cho_solve((factor, True), np.eye(dx)) if dx else np.zeros((0, 0))
-        M = G @ (V @ full).T
-        log_weight = F @ own + 0.5 * np.einsum("si,si->s", M, G @ full.T)
-        log_z = float(logsumexp(log_weight))
-        p = np.exp(log_weight - log_z)
-        expected = np.concatenate([
-            p @ F, ((M * p[:, None]).T @ G)[xi, ga], -half * (V + (M * p[:, None]).T @ M)[pi, pj],
-        ])  # fmt: skip
-        value = log_z - float(np.log(factor.diagonal()).sum()) - float(parameters @ moments)
-
-        def hessian() -> Array:
-            out = penalty - np.outer(expected, expected)
-            step = max(1, 2**22 // size)
-            for first in range(0, n, step):
-                part = slice(first, first + step)
-                second = V[pi, pj] + M[part][:, pi] * M[part][:, pj]
-                T = np.hstack([F[part], M[part][:, xi] * G[part][:, ga], -half * second])
-                out += (T * p[part, None]).T @ T
-            GG, GM, MM = (G * p[:, None]).T @ G, (G * p[:, None]).T @ M, (M * p[:, None]).T @ M
-            out[x_part, x_part] += V[np.ix_(xi, xi)] * GG[np.ix_(ga, ga)]
-            mixed = V[np.ix_(xi, pi)] * GM[np.ix_(ga, pj)] + V[np.ix_(xi, pj)] * GM[np.ix_(ga, pi)]
-            out[x_part, xx_part] -= mixed * half
-            out[xx_part, x_part] -= (mixed * half).T
-            fourth = sum(
-                V[np.ix_(a, c)] * (V + MM)[np.ix_(b, d)] + MM[np.ix_(a, c)] * V[np.ix_(b, d)]
-                for a, b, c, d in ((pi, pj, pi, pj), (pi, pj, pj, pi))
-            )
-            out[xx_part, xx_part] += np.outer(half, half) * fourth
-            return out
-
-        pull = penalty @ parameters
-        return _Value(value + 0.5 * float(parameters @ pull), expected - moments + pull, hessian)
-
-    # The entropy of any law with a covariance that double precision tells from singular stays above this.
-    lowest = 0.5 * dx + 0.5 * np.log(1e-11)
-    first = np.concatenate([start.theta, np.column_stack([start.l, start.L])[xi, ga], start.K[pi, pj]])
-    found, final, n_iter = _newton(evaluate, first, lambda _, value: value < lowest and omega is None)
-    error = float(np.abs(final.gradient).max(initial=0.0))
-    if final.value < lowest and omega is None:
-        raise InfeasibleMomentsError(
-            f"no law of {_listed(names)} has these moments: the discrete ones and the covariances contradict each other"
-        )
-    if error > _TOLERANCE:
-        raise ConvergenceError(f"the law of {_listed(names)} stopped at a moment error of {error:.3g} SDs")
-    own, full, precision = unpack(found)
-    return _Natural(own, full[:, 0], full[:, 1:], precision), n_iter
-
-
-def _places_of_target(block: _Block, Jz: int, known: NDArray[np.bool_], xi: Index, ga: Index, held: int) -> Index:
-    """Parameter number of the pair (coordinate 0, j) for every j from ``held`` on, -1 where the pair is unknown."""
-    dz, total = block.dz, len(known)
-    left, right = np.triu_indices(dz, 1)
-    free = (block.owner[left] != block.owner[right]) & known[left, right]
-    pair_number = {int(j): dz + k for k, (i, j) in enumerate(zip(left[free], right[free], strict=True)) if i == 0}
-    x_number = {dz + int(i): Jz + k for k, (i, a) in enumerate(zip(xi, ga, strict=True)) if a == 1}
-    return np.array([(pair_number | x_number).get(j, -1) for j in range(held, total)], dtype=np.intp)
-
-
-class _Value(NamedTuple):
-    value: float
-    gradient: Array
-    hessian: Callable[[], Array]
-
-
-def _newton(
-    evaluate: Callable[[Array], _Value], theta: Array, hopeless: Callable[[Array, float], bool]
-) -> tuple[Array, _Value, int]:
-    """Damped Newton to rounding error, or until ``hopeless(theta, value)``."""
-    now = evaluate(theta)
-    for n_iter in range(200):
-        size = float(np.abs(now.gradient).max(initial=0.0))
-        if size <= 1e-15 or hopeless(theta, now.value):
-            return theta, now, n_iter
-        step = _solve(now.hessian(), now.gradient)
-        slope, length = float(step @ now.gradient), 1.0
-        while length > 1e-10:
-            trial = evaluate(theta - length * step)
-            # Once the decrease drowns in rounding of the objective, the gradient decides.
-            flat = abs(trial.value - now.value) <= 1e-12 * (1 + abs(now.value))
-            if trial.value <= now.value - 1e-4 * length * slope and not flat:
-                break
-            if flat and np.abs(trial.gradient).max() < 0.9 * size:
-                break
-            length /= 2
-        else:
-            return theta, now, n_iter
-        theta, now = theta - length * step, trial
-    return theta, now, 200
-
-
-def _solve(H: Array, g: Array) -> Array:
-    try:
-        return np.asarray(cho_solve(cho_factor(H, lower=True), g))
-    except LinAlgError:  # redundant indicators on a restricted support: the shortest step
-        return np.asarray(np.linalg.lstsq(H, g, rcond=1e-12)[0])
-
-
 # --- anticausal ------------------------------------------------------------------------------------------------
 
 
@@ -630,7 +135,7 @@ def _fit_anticausal(
 
 def _with_target(moments: Moments, t: ClassTarget, variables: Sequence[str], slack: float, factor: float) -> _Joint:
     """Conditional Gaussian law of (Y, block); covariances with Y times ``factor``."""
-    block, K = _block(moments, [t.name, *variables]), len(t.pi)
+    block, K = enumerate_block(moments, [t.name, *variables]), len(t.pi)
     mean, cov = moments.mean[block.index], moments.cov[np.ix_(block.index, block.index)].copy()
     k = K - 1  # Y comes first: coordinates 0 … K-2
     if factor != 1.0:
@@ -669,7 +174,7 @@ def _with_target(moments: Moments, t: ClassTarget, variables: Sequence[str], sla
     return _Joint(law, y @ fit.h[:k] - np.log(t.pi), coef, fit.n_iter)
 
 
-def _empty_cells(block: _Block, mean: Array, cov: Array, k: int) -> list[str]:
+def _empty_cells(block: Block, mean: Array, cov: Array, k: int) -> list[str]:
     """Indicators whose table with some class has a cell of probability zero."""
     bad = []
     for j in range(k, block.dz):
@@ -701,10 +206,10 @@ def _fit_causal(
     moments: Moments, t: ClassTarget, blocks: Sequence[Sequence[str]], slack: float, on_infeasible: str, seed: int
 ) -> DirectionFit:
     """Independent blocks -> Y: the law of X without looking at Y, then the mechanism from the known covariances."""
-    whole = _block(moments, [v for block in blocks for v in block])  # refuses too many states
+    whole = enumerate_block(moments, [v for block in blocks for v in block])  # refuses too many states
     fits = []
     for variables in blocks:
-        block = _block(moments, variables)
+        block = enumerate_block(moments, variables)
         grid = np.ix_(block.index, block.index)
         fits.append((block, fit_conditional_gaussian(block, moments.mean[block.index], moments.cov[grid])))
     column = _columns(moments, t)
@@ -741,7 +246,7 @@ def _columns(moments: Moments, t: ClassTarget) -> dict[int, int]:
     return {i: c for c, i in enumerate(i for i in range(moments.p) if i not in target)}
 
 
-def _plain_law(block: _Block, fit: ConditionalGaussian, column: Mapping[int, int]) -> Law:
+def _plain_law(block: Block, fit: ConditionalGaussian, column: Mapping[int, int]) -> Law:
     slopes = np.zeros((len(block.indicators), len(fit.b)))
     slopes[block.kept] = fit.B.T
     discrete = np.array([column[int(i)] for i in block.indicators], dtype=np.intp)
@@ -822,11 +327,11 @@ class _Gate:
         start = np.zeros_like(goal)
         start[:, 0] = np.log(self.t.pi[1:] / self.t.pi[0])
 
-        def evaluate(flat: Array) -> _Value:
+        def evaluate(flat: Array) -> Value:
             theta = flat.reshape(goal.shape)
             value, gradient, hessian = self._dual(theta)
             pull = flat_penalty @ flat
-            return _Value(
+            return Value(
                 value - float(np.vdot(goal, theta)) + 0.5 * float(flat @ pull), gradient.ravel() - goal.ravel() + pull,
                 lambda: hessian + flat_penalty,
             )  # fmt: skip
@@ -839,7 +344,7 @@ class _Gate:
                 far or self._largest(theta) - float(np.vdot(goal, theta)) < -1e-12 * float(np.abs(theta).max())
             )
 
-        found, final, _ = _newton(evaluate, start.ravel(), diverges)
+        found, final, _ = minimise(evaluate, start.ravel(), diverges)
         error = float(np.abs(final.gradient).max())
         smallest = float(np.linalg.eigvalsh(final.hessian())[0])
         if diverges(found, 0.0) or (ridge == 0.0 and smallest < 1e-11):
@@ -849,7 +354,7 @@ class _Gate:
                 f"entropy law of the features: its dual has no minimum (it stopped at a logit SD of "
                 f"{self.tau(found.reshape(goal.shape)):.3g} and a moment error of {error:.3g} SDs)"
             )
-        if error > _TOLERANCE:
+        if error > TOLERANCE:
             raise ConvergenceError(f"the mechanism of {self.t.name} stopped at a moment error of {error:.3g} SDs")
         return found.reshape(goal.shape)
 
@@ -1051,6 +556,3 @@ def _direction(
     multipliers = partial(_mechanism_multipliers, t, model.intercept, model.coef, active)
     # MixedModel stands in for GatedGaussian: the estimator calls log_proba, intercept and coef only.
     return DirectionFit(model, cov, C, float(entropy), multipliers, residual, report, info, slack_used)  # type: ignore[arg-type]
-
-
-__all__ = ["ConditionalGaussian", "Law", "MixedModel", "fit_mixed", "mixed_from_state"]

@@ -16,8 +16,10 @@ from .accumulate import _Column, accumulate_columns, as_frame, label_column, row
 from .completion import complete_covariance
 from .directions import completed, shrunk
 from .errors import CMaxEntError, InfeasibleMomentsError, UnboundedEntropyError
+from .fitting import as_moments
 from .gated import by_pattern
 from .graph import GraphLike, _listed, resolve_graph
+from .model_files import jsonable
 from .moments import Moments
 from .pooling import merge
 from .storage import save_npz
@@ -104,10 +106,8 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
 
     def fit_sources(self, sources: Sequence[Moments | pd.DataFrame]) -> MergedRegressor:
         """Merge sources (raw moments), then fit."""
-        from .classifier import _as_moments
-
         made = [
-            _as_moments(s, i)
+            as_moments(s, i)
             for i, s in enumerate([sources] if isinstance(sources, (Moments, pd.DataFrame)) else sources)
         ]
         return self.fit_moments(merge(made, repair=self.repair))
@@ -194,11 +194,9 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to ``.npz`` (no pickle, checksum, atomic); :func:`cmaxent.load` reads it."""
         check_is_fitted(self, "coef_")
-        from .classifier import _jsonable
-
         m = self.moments_
         meta = {
-            "parameters": {k: _jsonable(v) for k, v in self.get_params().items()},
+            "parameters": {k: jsonable(v) for k, v in self.get_params().items()},
             "names": list(m.names),
             "kinds": dict(m.kinds),
         }
@@ -211,12 +209,6 @@ class MergedRegressor(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
-
-
-def regressor_from_state(meta: dict[str, Any], arrays: dict[str, Array]) -> MergedRegressor:
-    """A regressor is a function of its moments: refit."""
-    moments = Moments.from_arrays(arrays["mean"], arrays["cov"], names=meta["names"], kinds=meta["kinds"])
-    return MergedRegressor(**meta["parameters"]).fit_moments(moments)
 
 
 def _causal(cov: Array, names: list[str], shrinkage: float | None) -> Array:

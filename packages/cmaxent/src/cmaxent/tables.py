@@ -543,7 +543,7 @@ def predict_table(
     model : fitted MergedClassifier (columns prediction, p_<class>, …) or MergedRegressor (prediction, sd).
     interval : level of the columns lo and hi: for the probability of the second class, or for the value of Y.
     """
-    from .classifier import _feature_column
+    from .fitting import feature_column
 
     if interval is not None and not 0 < interval < 1:
         raise CMaxEntError(f"interval has to lie strictly between 0 and 1; got {interval:g}")
@@ -558,7 +558,7 @@ def predict_table(
             f"{data}: lacks {_listed(absent)}: integrated out under the fitted law", UserWarning, stacklevel=2
         )
     columns = [
-        _feature_column(model.moments_, f) if f in model.moments_.kinds else _Column(f, "continuous") for f in present
+        feature_column(model.moments_, f) if f in model.moments_.kinds else _Column(f, "continuous") for f in present
     ]
     text = [c.name for c in columns if any(isinstance(level, (str, bool)) for level in c.levels)]
     # Intervals of incomplete rows take a square matrix of the rows of a chunk.

@@ -188,7 +188,7 @@ def _delta_covariance(model: MergedClassifier, f: Callable[[DirectionFit], Array
     Two moments share N = min of the pair counts among their coordinates: exact when each row observes all columns of
     its source and sources do not share pairs.
     """
-    from .classifier import fit_direction
+    from .fitting import fit_direction
 
     moments, t = model.moments_, model._target_view
     _one_count(moments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CMaxEntError
+from ..errors import CMaxEntError, ExperimentError
+from ..storage import write_atomic
 from .profiles import PROFILES, Profile
 from .report import Experiment, write_json
 
@@ -74,6 +76,8 @@ def run(
     ------
     CMaxEntError
         Unknown profile, experiment or device; an optional package is missing; unreadable data.
+    ExperimentError
+        After all others have run: experiments that raised anything else.
     """
     chosen = _profile(profile)
     if device not in ("auto", "cpu", "cuda"):
@@ -85,6 +89,7 @@ def run(
     (folder / "experiments").mkdir(parents=True, exist_ok=True)
 
     done: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
     if progress:
         progress("", 0, len(ids), 0.0)
     for number, identifier in enumerate(ids, start=1):
@@ -96,15 +101,30 @@ def run(
             rng = np.random.default_rng([seed, EXPERIMENTS.index(identifier)])
             function = getattr(import_module(f".{_MODULES[identifier]}", __package__), f"run_{identifier.lower()}")
             options = {"device": device} if identifier == "GPU" else {}
-            experiment: Experiment = function(chosen, rng, folder, **options)
+            try:
+                experiment: Experiment = function(chosen, rng, folder, **options)
+            except Exception as error:
+                # Bad input and missing packages stop the run at once; anything else costs this experiment only.
+                if type(error) is CMaxEntError:
+                    raise
+                failed[identifier] = f"{type(error).__name__}: {error}"
+                write_atomic(folder / "experiments" / f"{identifier}.error.txt", traceback.format_exc().encode())
+                experiment = Experiment()
             experiment.seconds = time.perf_counter() - began
             result = {**experiment.to_dict(), "seconds": experiment.seconds}
-            write_json(stored, {"key": key, "result": result})
+            if identifier not in failed:
+                write_json(stored, {"key": key, "result": result})
         done[identifier] = result
         results = _results(chosen, seed, done)
         write_json(folder / "results.json", results)
         if progress:
             progress(identifier, number, len(ids), float(result["seconds"]))
+    if failed:
+        what = "; ".join(f"{identifier} ({message})" for identifier, message in failed.items())
+        raise ExperimentError(
+            f"{len(failed)} of {len(ids)} experiments failed: {what}; the others' results are in "
+            f"{folder / 'results.json'}, the tracebacks in {folder / 'experiments'}; --resume repeats the failed ones"
+        )
     return results
 
 
