@@ -1,7 +1,9 @@
 """The estimator contract: scikit-learn's checks, missing columns, files, errors, uncertainty."""
 
 import pickle
+import warnings
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +25,7 @@ from cmaxent import (
     check_feasible,
     load,
 )
+from cmaxent.graph import resolve_graph
 
 # The checks fit separable and singular data, which the estimators refuse by default (on_infeasible="raise").
 CHECKED = [
@@ -214,3 +217,45 @@ def test_models_with_binary_features_are_saved_and_have_standard_errors(tmp_path
         assert (model.summary()["se"].iloc[:-1] > 0).all()  # the last level is the reference
     with pytest.raises(CMaxEntError, match="continuous features"):
         MergedClassifier(slack="se").fit(frame, y)
+
+
+@pytest.mark.parametrize("kind", ["DiGraph", "BlockGraph", "list"])
+def test_graph_objects_survive_a_file(tmp_path, kind):
+    m = Moments.from_arrays(
+        [0.3, 0, 0, 0], np.diag([0.21, 1, 1, 1]) + 0.05 * (1 - np.eye(4)), names=["y", "a", "b", "c"],
+        kinds={"y": "binary"}, n=500,
+    ).hide([("c", v) for v in "yab"])  # fmt: skip
+    edges = [("a", "y"), ("y", "b"), ("a", "b"), ("c",)]
+    graph = edges
+    if kind == "DiGraph":
+        graph = nx.DiGraph(edges[:3])
+        graph.add_node("c")
+    if kind == "BlockGraph":
+        graph = resolve_graph(edges, m.variables)
+    model = MergedClassifier(graph=graph).fit_moments(m)
+    model.save(tmp_path / "m.npz")
+    again = load(tmp_path / "m.npz")
+    X = np.array([[0.5, np.nan, 1.0], [1.0, 2.0, np.nan]])
+    assert_allclose(again.predict_proba(X), model.predict_proba(X))
+    assert_allclose(again.predict_proba_interval(X), model.predict_proba_interval(X))
+
+
+def test_chunks_without_labels_count_and_arrays_do_not_warn():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 2))
+    y = (X[:, 0] + rng.logistic(size=300) > 0).astype(float)
+    y[100:200] = np.nan
+    model = MergedClassifier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for start in (0, 100, 200):
+            model.partial_fit(X[start : start + 100], y[start : start + 100])
+    assert_allclose(model.coef_, MergedClassifier().fit(X, y).coef_, rtol=1e-9)
+
+
+def test_partial_fit_after_fit_moments_starts_anew():
+    rng = np.random.default_rng(1)
+    X, y = rng.standard_normal((100, 2)), rng.integers(0, 2, 100)
+    model = MergedClassifier().fit(X, y)
+    model.fit_moments(Moments.from_arrays([0.3, 1], [[0.21, 0.1], [0.1, 1]], names=["y", "z"], kinds={"y": "binary"}))
+    assert_allclose(model.partial_fit(X, y).coef_, MergedClassifier().fit(X, y).coef_)

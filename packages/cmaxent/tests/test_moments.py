@@ -153,3 +153,66 @@ def test_bad_rows_name_column_and_row():
         Moments.from_data(np.array([[1.5, 2], [1.5, 3]]))
     with pytest.raises(CMaxEntError, match="empty"):
         Accumulator(["a"]).finalize()
+
+
+@pytest.mark.parametrize("first", [100, 5000])
+def test_column_that_is_empty_at_first_keeps_its_digits(first):
+    """Its origin is the mean of the first values it has, not zero."""
+    rng = np.random.default_rng(1)
+    late = rng.standard_normal((2000, 2)) + np.array([0, 1e8])
+    early = np.column_stack([rng.standard_normal(first), np.full(first, np.nan)])
+    whole = Accumulator(["a", "b"]).update(early).update(late)
+    merged = Accumulator(["a", "b"]).update(early).merge(Accumulator(["a", "b"]).update(late))
+    backwards = Accumulator(["a", "b"]).update(late).merge(Accumulator(["a", "b"]).update(early))
+    at_once = Accumulator(["a", "b"]).update(np.vstack([early, late]))
+    for made in (whole, merged, backwards, at_once):
+        m = made.finalize()
+        assert m.cov[1, 1] == pytest.approx((late[:, 1] - 1e8).var(), rel=1e-9)
+        assert m.cov[0, 1] == pytest.approx(np.cov(late[:, 0], late[:, 1] - 1e8, ddof=0)[0, 1], abs=1e-9)
+
+
+def test_chunks_larger_than_a_strip_and_failed_ones_change_nothing_else():
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((9000, 130))
+    made = Accumulator([f"x{i}" for i in range(130)]).update(X)
+    assert_allclose(made.finalize().cov, np.cov(X.T, ddof=0), atol=1e-12)
+    before = made.finalize().cov
+    X[8999, 3] = np.inf
+    with pytest.raises(CMaxEntError, match="column x3, row 8999: infinite value"):
+        made.update(X)
+    assert np.array_equal(made.finalize().cov, before)
+
+
+def test_merging_leaves_the_other_accumulator_as_it_was():
+    rng = np.random.default_rng(3)
+    a, b = Accumulator(["a", "b"]), Accumulator(["a", "b"]).update(rng.standard_normal((50, 2)))
+    before = b.finalize().cov.copy()
+    a.merge(b).update(rng.standard_normal((50, 2)))
+    assert np.array_equal(b.finalize().cov, before)
+
+
+def test_frames_are_read_alike_whatever_their_layout():
+    rng = np.random.default_rng(4)
+    X = rng.standard_normal((300, 4))
+    frames = [
+        pd.DataFrame(X, columns=list("abcd")),
+        pd.DataFrame({c: X[:, i].copy() for i, c in enumerate("abcd")}),
+        pd.DataFrame(X[:, ::-1], columns=list("dcba")),
+        pd.DataFrame(X, columns=list("abcd")).assign(a=lambda f: f["a"].astype(object)),
+    ]
+    for frame in frames:
+        assert_allclose(Accumulator(list("abcd")).update(frame).finalize().cov, np.cov(X.T, ddof=0), atol=1e-13)
+
+
+@pytest.mark.parametrize("damage", ["array", "empty", "cut", "text"])
+def test_file_that_is_no_archive_is_refused_in_one_line(tmp_path, damage):
+    path = tmp_path / "m.npz"
+    Moments.from_arrays([0], [[1]], names=["a"]).save(path)
+    whole = path.read_bytes()
+    if damage == "array":
+        np.save(tmp_path / "m.npy", np.eye(2))
+        path.write_bytes((tmp_path / "m.npy").read_bytes())
+    else:
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello"}[damage])
+    with pytest.raises(CMaxEntError, match=r"not a cmaxent .npz file or damaged"):
+        Moments.load(path)

@@ -124,3 +124,35 @@ def test_any_graph_without_causes_of_the_target_pools_mechanisms(graph):
 
     model = MergedClassifier(graph=graph).fit_sources([one(0.2, "a"), one(0.7, "b")])
     assert_allclose(model.coef_[0], [1, 1], atol=1e-9)
+
+
+def test_prevalence_of_one_source_is_honoured():
+    m = Moments.from_class_stats("y", [0, 1], [0.7, 0.3], [[0.0], [1.0]], [[1.0]], names=["a"], n=1000)
+    shifted = MergedClassifier(graph="anticausal", prevalence=0.5).fit_sources([m])
+    plain = MergedClassifier(graph="anticausal").fit_sources([m])
+    assert_allclose(shifted.coef_, plain.coef_, atol=1e-9)
+    assert_allclose(shifted.intercept_ - plain.intercept_, np.log(0.7 / 0.3), atol=1e-9)
+
+
+def test_other_units_are_told():
+    rng = np.random.default_rng(0)
+    height = rng.normal(170, 10, size=500)
+    metres, centimetres = (
+        Moments.from_data(pd.DataFrame({"h": h, "w": rng.normal(size=500)})) for h in (height / 100, height)
+    )
+    with pytest.warns(UserWarning, match="the means of h differ by more than 20 standard errors between sources"):
+        merge([metres, centimetres])
+
+
+def test_likelihood_repair_can_be_fitted():
+    """The maximum is singular here; what is returned is kept off it."""
+
+    def pair(a, b, r):
+        return Moments.from_arrays([0, 0], [[1, r], [r, 1]], names=[a, b], n=100)
+
+    y = Moments.from_arrays([0.5, 0], [[0.25, 0.05], [0.05, 1]], names=["y", "a"], kinds={"y": "binary"}, n=100)
+    sources = [y, pair("a", "b", 0.9), pair("b", "c", 0.9), pair("a", "c", -0.9)]
+    model = MergedClassifier(graph="anticausal", repair="ml", pooling="raw").fit_sources(sources)
+    assert np.isfinite(model.coef_).all()
+    R = model.moments_.cov[1:, 1:] / np.sqrt(np.outer(*[model.moments_.cov.diagonal()[1:]] * 2))
+    assert np.linalg.eigvalsh(R)[0] > 1e-7

@@ -90,11 +90,11 @@ class Accumulator:
 
     names: Sequence[str]
     kinds: Mapping[str, Any] | None = None
-    bootstrap: int = 0
-    random_state: int | np.random.Generator | None = None
-    _origin: Array | None = field(default=None, repr=False)
-    _state: _State | None = field(default=None, repr=False)
-    _replicates: list[_State | None] = field(default_factory=list, repr=False)
+    bootstrap: int = field(default=0, kw_only=True)
+    random_state: int | np.random.Generator | None = field(default=None, kw_only=True)
+    _origin: Array | None = field(default=None, init=False, repr=False)  # (p,), NaN where no value was seen yet
+    _state: _State | None = field(default=None, init=False, repr=False)
+    _replicates: list[_State | None] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.names = tuple(str(name) for name in self.names)
@@ -102,8 +102,7 @@ class Accumulator:
         self._rng = np.random.default_rng(self.random_state)
         if self.bootstrap < 0:
             raise CMaxEntError(f"bootstrap has to be a number of replicates, not {self.bootstrap}")
-        if not self._replicates:
-            self._replicates = [None] * self.bootstrap
+        self._replicates = [None] * self.bootstrap
 
     def update(self, chunk: Any, sample_weight: ArrayLike | None = None) -> Accumulator:
         """Add rows: (n, p) in the order of ``names``, or a DataFrame that has these columns. NaN is missing."""
@@ -121,9 +120,10 @@ class Accumulator:
             return self
         weight = _weights(sample_weight, n)
         complete = not any(np.isnan(_sums(part)).any() for part in parts)
-        origin = self._origin
-        if origin is None:
-            origin = np.concatenate([_observed_mean(part[:1024]) for part in parts])
+        origin = np.full(p, np.nan) if self._origin is None else self._origin
+        if np.isnan(origin).any():
+            origin = np.where(np.isnan(origin), np.concatenate([_first_mean(part) for part in parts]), origin)
+        shift = np.nan_to_num(origin)
         # Strips that stay in the cache, through one buffer: passing over them again costs no memory traffic.
         strip = max(1024, STRIP // p)
         buffer = np.empty((min(strip, n), p))
@@ -134,7 +134,7 @@ class Accumulator:
             at = 0
             for part in parts:
                 own = slice(at, at + part.shape[1])
-                np.subtract(part[rows], origin[own], out=shifted[:, own])
+                np.subtract(part[rows], shift[own], out=shifted[:, own])
                 at = own.stop
             given = None if weight is None else weight[rows]
             fresh[0] = _add(fresh[0], _block(shifted, given, complete))
@@ -153,9 +153,10 @@ class Accumulator:
             raise CMaxEntError("accumulators can be merged only with the same names, kinds and bootstrap")
         if other._state is None or other._origin is None:
             return self
-        if self._origin is None:
-            self._origin = other._origin
-        moved = other._origin - self._origin
+        # A coordinate that only one of them has seen keeps that one's origin.
+        mine = other._origin if self._origin is None else self._origin
+        self._origin = np.where(np.isnan(mine), other._origin, mine)
+        moved = np.nan_to_num(other._origin - self._origin)
         self._state = _add(self._state, other._state.moved(moved))
         self._replicates = [
             a if b is None else _add(a, b.moved(moved))
@@ -187,8 +188,7 @@ class Accumulator:
                     f"column {_listed([self.names[int(i)] for i in np.flatnonzero(~np.isfinite(mean))])} holds an "
                     "infinite value"
                 )
-            if self._origin is None:
-                self._origin = mean
+            self._origin = mean if self._origin is None else np.where(np.isnan(self._origin), mean, self._origin)
             self._state = _add(self._state, _State(n, mean - self._origin, comoment))
         return self
 
@@ -229,9 +229,14 @@ def _sums(rows: Array) -> Array:
         return np.asarray(np.ones(len(rows)) @ rows)
 
 
-def _observed_mean(rows: Array) -> Array:
-    observed = ~np.isnan(rows)
-    return np.where(observed, rows, 0.0).sum(axis=0) / np.maximum(observed.sum(axis=0), 1)
+def _first_mean(rows: Array) -> Array:
+    """Column means of the first rows, of all rows where those hold no value, NaN where none does."""
+    head = rows[:1024]
+    observed = ~np.isnan(head)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(observed, head, 0.0).sum(axis=0) / observed.sum(axis=0)
+    empty = np.isnan(mean)
+    return np.where(empty, _first_mean(rows[1024:]), mean) if empty.any() and len(rows) > 1024 else mean
 
 
 def _block(rows: Array, weight: Array | None, complete: bool) -> _State:

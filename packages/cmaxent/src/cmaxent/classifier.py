@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,14 +18,23 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from . import directions as dr
-from .accumulate import _Column, _encode, accumulate_columns, as_frame, infer_columns, label_column, row_weights
-from .errors import CMaxEntError, InfeasibleMomentsError
+from .accumulate import (
+    Accumulator,
+    _Column,
+    _encode,
+    accumulate_columns,
+    as_frame,
+    infer_columns,
+    label_column,
+    row_weights,
+)
+from .errors import CMaxEntError
 from .fitting import as_moments, feature_column, fit_direction, implied_moments
 from .gated import GatedGaussian
 from .graph import GraphLike, _listed, resolve_graph
 from .model_files import classifier_state
 from .moments import Moments
-from .pooling import merge, units_hint
+from .pooling import REPAIRS, merge
 from .storage import save_npz
 
 Array = NDArray[np.float64]
@@ -116,6 +126,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
     _fit_rows: tuple[pd.DataFrame, list[_Column], ArrayLike | None] | None
     _coef_cov: Array | None
     _not_yet: CMaxEntError | None
+    _accumulator: Accumulator | None
 
     # --- fitting -------------------------------------------------------------------------------------------
 
@@ -154,18 +165,19 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         """
         if self.p_x == "empirical":
             raise CMaxEntError("partial_fit keeps moments only; p_x='empirical' needs its rows: use fit")
-        first = not hasattr(self, "_accumulator")
-        frame, values, labels = self._rows(X, y, reset=first)
-        if first:
+        accumulator = getattr(self, "_accumulator", None)
+        first = accumulator is None
+        frame, values, labels = self._rows(X, y, reset=first, need_labels=first and classes is None)
+        if accumulator is None:
             labels = labels if classes is None else np.unique(np.asarray(classes))
             self._stream_columns = [*infer_columns(frame, numeric="continuous"), self._target_column(labels)]
-            self._accumulator = accumulate_columns(
+            accumulator = accumulate_columns(
                 frame.iloc[:0].assign(**{self.target: values.iloc[:0]}), self._stream_columns
             )
             self.n_features_in_ = frame.shape[1]
-        self._accumulator.update(frame.assign(**{self.target: values}))
+        self._accumulator = accumulator.update(frame.assign(**{self.target: values}))
         try:
-            self._fit(self._accumulator.finalize(), None, None)
+            self._fit(accumulator.finalize(), None, None)
             self._not_yet = None
         except CMaxEntError as error:
             self._not_yet = error
@@ -190,6 +202,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             names = [v for v in moments.variables if v != self.target]
             reference = as_frame(X_ref, names if not isinstance(X_ref, pd.DataFrame) else None)
         self._fit(moments, reference, None)
+        self._accumulator = None  # rows of an earlier fit are not part of these moments
         self.n_features_in_ = len(self.feature_names_in_)
         return self
 
@@ -209,19 +222,11 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         if pooling == "auto":
             variables = list(dict.fromkeys(v for s in made for v in s.variables))
             effects_only = resolve_graph(self.graph, variables, self.target).is_root(self.target)
-            pooling = "mechanism" if effects_only and len(made) > 1 else "raw"
+            pooling = "mechanism" if effects_only and (len(made) > 1 or self.prevalence is not None) else "raw"
         prevalence = self.prevalence if pooling == "mechanism" else None
         if pooling == "raw" and self.prevalence is not None:
             raise CMaxEntError("prevalence= needs mechanism pooling, which needs Y to cause X (graph='anticausal')")
-        try:
-            pooled = merge(made, pooling=pooling, target=self.target, prevalence=prevalence, repair=self.repair)
-        except InfeasibleMomentsError as error:
-            hint = units_hint(made)
-            if hint:
-                raise InfeasibleMomentsError(
-                    f"{error} (means of {_listed(hint)} differ by more than 20 SE: different units?)"
-                ) from None
-            raise
+        pooled = merge(made, pooling=pooling, target=self.target, prevalence=prevalence, repair=self.repair)
         return self.fit_moments(pooled, X_ref)
 
     def _fit(self, moments: Moments, reference: pd.DataFrame | None, sample_weight: ArrayLike | None) -> None:
@@ -264,15 +269,19 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             raise CMaxEntError(f"on_infeasible={self.on_infeasible!r} is not 'raise', 'ridge' or 'boundary'")
         if self.nonlocal_ not in ("project", "error"):
             raise CMaxEntError(f"nonlocal_={self.nonlocal_!r} is not 'project' or 'error'")
+        if self.repair not in REPAIRS:
+            raise CMaxEntError(f"repair={self.repair!r} is not one of {', '.join(REPAIRS)}")
         if self.pooling not in ("auto", "raw", "mechanism"):
             raise CMaxEntError(f"pooling={self.pooling!r} is not 'auto', 'raw' or 'mechanism'")
         if isinstance(self.slack, str):
             if self.slack != "se":
                 raise CMaxEntError(f"slack={self.slack!r} is not a number or 'se'")
-        elif not (np.isfinite(self.slack) and self.slack >= 0):
+        elif not (isinstance(self.slack, numbers.Real) and np.isfinite(self.slack) and self.slack >= 0):
             raise CMaxEntError(f"slack has to be a non-negative number or 'se'; got {self.slack!r}")
 
-    def _rows(self, X: Any, y: Any, *, reset: bool) -> tuple[pd.DataFrame, pd.Series, NDArray[Any]]:
+    def _rows(
+        self, X: Any, y: Any, *, reset: bool, need_labels: bool = True
+    ) -> tuple[pd.DataFrame, pd.Series, NDArray[Any]]:
         """Feature table, labels with None for unlabelled rows, and the sorted label set."""
         if y is None:
             raise CMaxEntError("requires y to be passed, but the target y is None; for unlabelled rows put NaN into y")
@@ -285,9 +294,10 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             if not reset:
                 frame = self._matched(frame)
         else:
-            array = validate_data(
-                self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan", ensure_min_samples=1
-            )
+            if reset:
+                array = validate_data(self, X, dtype="numeric", ensure_all_finite="allow-nan")
+            else:
+                array = self._checked(X, "numeric")
             names = [f"x{i}" for i in range(array.shape[1])]
             # A copy of our own: standard errors read the rows again, maybe after the caller has changed his.
             frame = pd.DataFrame(np.array(array, dtype=float), columns=names, copy=False)
@@ -300,7 +310,9 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         if known.dtype == object:
             known = np.array(known.tolist())
         if len(known) == 0:
-            raise CMaxEntError("y holds no label at all")
+            if need_labels:
+                raise CMaxEntError("y holds no label at all")
+            return frame, raw, known
         if known.dtype.kind == "f" and np.isinf(known).any():
             raise CMaxEntError("y contains infinity")
         check_classification_targets(known)
@@ -317,7 +329,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
 
     def _matched(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Columns by name, extra ones ignored, absent ones missing."""
-        names = list(self.feature_columns())
+        names = list(self._feature_columns())
         present = [n for n in names if n in frame.columns]
         if not present:
             raise CMaxEntError(
@@ -325,12 +337,23 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
             )
         return frame.reindex(columns=names)
 
-    def feature_columns(self) -> Sequence[str]:
+    def _feature_columns(self) -> Sequence[str]:
         return (
             list(self.feature_names_in_)
             if hasattr(self, "feature_names_in_")
             else [c.name for c in self._stream_columns[:-1]]
         )
+
+    def _checked(self, X: ArrayLike, dtype: str | None) -> NDArray[Any]:
+        """An array with one column per feature."""
+        array = check_array(X, dtype=dtype, ensure_all_finite="allow-nan")
+        names = self._feature_columns()
+        if array.shape[1] != len(names):
+            raise CMaxEntError(
+                f"X has {array.shape[1]} features, but {type(self).__name__} is expecting {len(names)} features as "
+                f"input: {_listed(names)}"
+            )
+        return np.asarray(array)
 
     def _coordinates(self, X: ArrayLike | pd.DataFrame) -> Array:
         """(n, d) feature coordinates in the order of the fitted model, NaN missing."""
@@ -341,15 +364,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(X, pd.DataFrame):
             frame = self._matched(as_frame(X))
         else:
-            array = check_array(
-                X, dtype=None if discrete else "numeric", ensure_all_finite="allow-nan", ensure_min_samples=1
-            )
-            if array.shape[1] != len(self.feature_names_in_):
-                raise CMaxEntError(
-                    f"X has {array.shape[1]} features, but {type(self).__name__} is expecting "
-                    f"{len(self.feature_names_in_)} features as input: "
-                    f"{_listed(self.feature_names_in_)}"
-                )
+            array = self._checked(X, None if discrete else "numeric")
             frame = pd.DataFrame(array, columns=list(self.feature_names_in_))
         if not discrete:
             try:

@@ -177,6 +177,8 @@ def moments(
     from .tables import read_kinds, stream_moments
 
     _check_out(out, ".npz", ".json")
+    if checkpoint is not None:
+        _check_out(checkpoint, option="--checkpoint")
     declared = None if kinds is None else read_kinds(kinds)
     with _progress("moments", "rows") as report:
         made = stream_moments(
@@ -213,15 +215,9 @@ def merge(
 ) -> None:
     """Merge sources and say where they disagree."""
     from .pooling import merge as merge_moments
-    from .pooling import units_hint
 
     _check_out(out, ".npz", ".json")
     loaded = [_load_moments(path) for path in sources]
-    for name in units_hint(loaded):
-        _say(
-            "warning",
-            f"the means of {name} differ by more than 20 standard errors between sources: other units or population?",
-        )
     made = merge_moments(
         loaded, pooling=pooling, target=target, prevalence=_prevalence(prevalence, sources), repair=repair
     )
@@ -400,7 +396,7 @@ def compare(
     from .compare import compare_directions
 
     if plot is not None:
-        _check_out(plot, ".png", ".pdf", ".svg")
+        _check_out(plot, ".png", ".pdf", ".svg", option="--plot")
     loaded = _load_moments(path)
     report = compare_directions(loaded, target)
     if plot is not None:
@@ -633,12 +629,12 @@ def _load_moments(path: Path) -> Moments:
     return Moments.load(path)
 
 
-def _check_out(path: Path, *suffixes: str) -> None:
+def _check_out(path: Path, *suffixes: str, option: str = "--out") -> None:
     """Before hours of work, not after."""
-    if path.suffix not in suffixes:
-        raise CMaxEntError(f"--out {path}: has to end in {' or '.join(suffixes)}")
+    if suffixes and path.suffix not in suffixes:
+        raise CMaxEntError(f"{option} {path}: has to end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
-        raise CMaxEntError(f"--out {path}: the folder {path.parent} does not exist")
+        raise CMaxEntError(f"{option} {path}: the folder {path.parent} does not exist")
 
 
 # --- printing --------------------------------------------------------------------------------------------------

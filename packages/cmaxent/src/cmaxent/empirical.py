@@ -9,9 +9,12 @@ with the moments as score; its moments may come from any source. With the rows' 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.optimize import linprog
 from scipy.special import log_softmax
 
@@ -20,9 +23,11 @@ from .directions import ClassTarget, DirectionFit, FeasibilityReport, _mechanism
 from .errors import CMaxEntError, ConvergenceError, InfeasibleMomentsError, InfeasibleMomentsWarning
 from .gated import GatedGaussian
 from .graph import _listed
-from .newton import minimise
+from .newton import Value, minimise
 
 Array = NDArray[np.float64]
+
+LARGEST_PROGRAMME = 20_000  # class probabilities in a linear programme; beyond it takes minutes
 
 
 def fit_empirical(
@@ -55,29 +60,37 @@ def fit_empirical(
     weight = np.full(n, 1.0 / n) if sample_weight is None else sample_weight / sample_weight.sum()
     centre = weight @ X_ref
     scale = np.sqrt(weight @ (X_ref - centre) ** 2)
-    O = np.flatnonzero(t.observed & (scale > 0))
-    design = np.column_stack([np.ones(n), (X_ref[:, O] - centre[O]) / scale[O]])
+    varying = np.flatnonzero(t.observed & (scale > 0))
+    Z = (X_ref[:, varying] - centre[varying]) / scale[varying]
+    independent = independent_columns((Z.T * weight) @ Z)
+    O = varying[independent]
+    design = np.column_stack([np.ones(n), Z[:, independent]])
     K = len(t.pi)
     # E[1_k (x - centre) / scale] from the moments of the sources
-    raw = (t.C[O] + np.outer(t.mu[O] - centre[O], t.pi)) / scale[O][:, None]
-    goal = np.column_stack([t.pi, raw.T])[1:]  # class 0 is the reference
+    raw = (t.C[varying] + np.outer(t.mu[varying] - centre[varying], t.pi)) / scale[varying][:, None]
+    goal = np.column_stack([t.pi, raw[independent].T])[1:]  # class 0 is the reference
     try:
+        if slack == 0.0:
+            _check_redundant(Z, independent, raw, [t.names[i] for i in varying])
         theta = _solve(design, weight, goal, slack)
         report = FeasibilityReport(True, np.nan, np.nan, np.nan)
-    except InfeasibleMomentsError:
-        conflicting = _separating_features(design, weight, goal, [t.names[i] for i in O])
+    except InfeasibleMomentsError as error:
+        conflicting = (
+            error.args[1] if len(error.args) > 1 else _separating(design, weight, goal, [t.names[i] for i in O])
+        )
         reason = (
-            f"no p({t.name} | x) on the {n} reference rows has these moments; they are separable along "
-            f"{_listed(list(conflicting))}"
+            f"no p({t.name} | x) on the {n} reference rows has these moments; {error.args[0]} {_listed(conflicting)}"
         )
         report = FeasibilityReport(False, np.nan, np.nan, np.nan, reason, (t.name, *conflicting))
         if on_infeasible == "raise":
             raise InfeasibleMomentsError(f"{reason}; allow slack, or on_infeasible='ridge' | 'boundary'") from None
-        how = "a ridge on the slopes" if on_infeasible == "ridge" else "covariances shrunk by 2 %"
+        how = "a ridge on the slopes" if on_infeasible == "ridge" else "covariances shrunk to 98 % of the boundary"
         warnings.warn(f"{reason}; continuing with {how}", InfeasibleMomentsWarning, stacklevel=4)
-        if on_infeasible == "boundary":
-            goal[:, 1:] *= 0.98
-        theta = _solve(design, weight, goal, max(slack, 1e-3) if on_infeasible == "ridge" else max(slack, 1e-6))
+        if on_infeasible == "ridge":
+            theta = _solve(design, weight, goal, max(slack, 1e-3))
+        else:
+            goal[:, 1:] *= np.sqrt(0.98) * _largest_factor(design, weight, goal)
+            theta = _solve(design, weight, goal, slack)
     full = np.vstack([np.zeros(theta.shape[1]), theta])
     coef = np.zeros((K, d))
     coef[:, O] = full[:, 1:] / scale[O]
@@ -103,28 +116,107 @@ def fit_empirical(
     )
 
 
+def independent_columns(gram: Array) -> list[int]:
+    """Indices of a maximal linearly independent set of features, earlier ones first."""
+    kept: list[int] = []
+    for r in range(len(gram)):
+        block = gram[np.ix_([*kept, r], [*kept, r])]
+        if np.linalg.eigvalsh(block)[0] > 1e-10:
+            kept.append(r)
+    return kept
+
+
+def _check_redundant(Z: Array, independent: Sequence[int], raw: Array, names: Sequence[str]) -> None:
+    """A feature that is a linear function of others on the rows has to have the moments that follow from theirs."""
+    for r in sorted(set(range(len(names))) - set(independent)):
+        slopes = np.linalg.lstsq(Z[:, independent], Z[:, r], rcond=None)[0]
+        if np.abs(slopes @ raw[independent] - raw[r]).max() > 1e-6:
+            own = tuple(names[independent[int(i)]] for i in np.flatnonzero(np.abs(slopes) > 1e-9))
+            raise InfeasibleMomentsError("they contradict a linear dependence of its columns", (names[r], *own))
+
+
 def _solve(design: Array, weight: Array, goal: Array, ridge: float) -> Array:
     """Minimise mean logsumexp(design theta') - <goal, theta> + ridge |slopes|^2 / 2; theta (K-1, 1+d)."""
     K1, J = goal.shape
-    penalty = np.asarray(ridge * np.kron(np.eye(K1), np.diag([0.0] + [1.0] * (J - 1))), dtype=float)
+    slopes = np.kron(np.eye(K1), np.diag([0.0] + [1.0] * (J - 1)))
+    theta = np.zeros(goal.size)
 
-    def unbounded(theta: Array, _: float) -> bool:
+    def hopeless(theta: Array, _: float) -> bool:
         return ridge == 0.0 and float(np.abs(theta).max()) > 1e4
 
-    start = np.zeros((K1, J))
-    theta, final, _ = minimise(lambda at: softmax_dual(at, goal, penalty, design, weight), start.ravel(), unbounded)
-    # A bounded dual with a tiny gradient at huge multipliers is separable data on its way to infinity.
-    if unbounded(theta, 0.0) or (ridge == 0.0 and final.value < 1e-9):
-        raise InfeasibleMomentsError("dual unbounded")
+    # From far away every row saturates and the intercept, which has no ridge, loses its curvature: follow a falling
+    # ridge from where the dual is nearly quadratic.
+    stage = max(1.0, ridge) if ridge else 0.0
+    while True:
+        penalty = np.asarray(stage * slopes)
+        theta, final, _ = minimise(
+            partial(softmax_dual, goal=goal, penalty=penalty, design=design, weight=weight), theta, hopeless
+        )
+        if stage <= ridge:
+            break
+        stage = max(stage / 4, ridge)
     size = float(np.abs(final.gradient).max())
+    largest = float(np.abs(design @ theta.reshape(K1, J).T).max())
+    if ridge == 0.0 and (size > 1e-7 or largest > 20.0) and _on_boundary(design, weight, goal, final):
+        raise InfeasibleMomentsError("they are separable along")
     if size > 1e-7:
         raise ConvergenceError(f"the logistic dual on the reference rows stopped at gradient {size:.3g}")
     return theta.reshape(K1, J)
 
 
-def _separating_features(design: Array, weight: Array, goal: Array, names: list[str]) -> tuple[str, ...]:
+def _on_boundary(design: Array, weight: Array, goal: Array, final: Value) -> bool:
+    """Whether the moments are outside or on the boundary of what the rows allow, so that the dual has no minimum.
+
+    Moments inside stay inside when their slopes grow a little. Too many rows for the linear programme: no curvature.
+    """
+    if _programme_size(goal, design) <= LARGEST_PROGRAMME:
+        return _largest_factor(design, weight, goal) <= 1 + 1e-9
+    return float(np.linalg.eigvalsh(final.hessian())[0]) < 1e-11
+
+
+def _programme_size(goal: Array, design: Array) -> int:
+    return len(goal) * len(design)
+
+
+def _largest_factor(design: Array, weight: Array, goal: Array) -> float:
+    """Largest f for which some p(y | x) on the rows has E[1_k] = pi_k and f times the given slopes.
+
+    A linear programme in p(y=k | row) and f; by bisection of the dual where it would be too large.
+    """
+    K1, (n, J) = len(goal), design.shape
+    if _programme_size(goal, design) > LARGEST_PROGRAMME:
+        return _bisected_factor(design, weight, goal)
+    direction = goal.copy()
+    direction[:, 0] = 0.0
+    moments = sparse.block_diag([sparse.csr_matrix(design.T * weight)] * K1)
+    equal = sparse.hstack([moments, sparse.csr_matrix(-direction.reshape(-1, 1))], format="csr")
+    fixed = np.where(np.arange(J) == 0, goal, 0.0).ravel()
+    total = sparse.hstack([*[sparse.identity(n)] * K1, sparse.csr_matrix((n, 1))], format="csr")
+    cost = np.zeros(n * K1 + 1)
+    cost[-1] = -1.0
+    bounds = [(0.0, 1.0)] * (n * K1) + [(0.0, 1e6)]
+    found = linprog(
+        cost, A_eq=equal, b_eq=fixed, A_ub=total if K1 > 1 else None, b_ub=np.ones(n) if K1 > 1 else None,
+        bounds=bounds, method="highs",
+    )  # fmt: skip
+    return float(found.x[-1]) if found.success else 0.0
+
+
+def _bisected_factor(design: Array, weight: Array, goal: Array) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(25):
+        middle = (low + high) / 2
+        try:
+            _solve(design, weight, np.column_stack([goal[:, :1], middle * goal[:, 1:]]), 0.0)
+            low = middle
+        except (InfeasibleMomentsError, ConvergenceError):
+            high = middle
+    return low
+
+
+def _separating(design: Array, weight: Array, goal: Array, names: list[str]) -> tuple[str, ...]:
     """Features of the Farkas direction theta with goal . theta - E max_k theta_k . f >= 0, largest first (binary Y)."""
-    if len(goal) > 1 or len(design) > 20_000:
+    if len(goal) > 1 or len(design) > LARGEST_PROGRAMME:
         return tuple(names)
     # maximise goal . theta - sum_i w_i max(0, design_i theta) over |theta| <= 1
     n, J = design.shape

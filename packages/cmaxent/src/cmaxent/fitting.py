@@ -49,6 +49,7 @@ def fit_direction(
             raise CMaxEntError(f"X_ref lacks the feature {_listed(absent)}")
         columns = [feature_column(moments, v) for v in others]
         rows = _encode(reference, columns)
+        _warn_unlinked(t)
         return fit_empirical(t, rows, sample_weight=sample_weight, slack=ridge, on_infeasible=on_infeasible), t
     if any(moments.kinds[v] != "continuous" for v in others):
         from .mixed import fit_mixed

@@ -71,7 +71,7 @@ def resolve_graph(graph: GraphLike, variables: Sequence[str], target: str | None
     ----------
     graph : one of ``NAMED_GRAPHS`` (these need ``target``), a string such as ``"x1->y; y->x2; x3--x4"``, an
         ``nx.DiGraph`` (an edge with attribute ``undirected=True`` joins a block), or an edge list of ``(a, b)``
-        or ``(a, "--", b)`` tuples.
+        or ``(a, "--", b)`` tuples, with ``(a,)`` for a variable without edges.
     variables : every variable that the graph has to place, in the order that breaks ties.
     target : the variable Y of the named graphs.
 
@@ -81,10 +81,6 @@ def resolve_graph(graph: GraphLike, variables: Sequence[str], target: str | None
         On a cycle, an unknown or unplaced variable, or ``--`` inside a directed path.
     """
     names = tuple(variables)
-    if isinstance(graph, BlockGraph):
-        directed = [(p, v) for block, pa in zip(graph.blocks, graph.parents, strict=True) for v in block for p in pa]
-        undirected = [(b[0], v) for b in graph.blocks for v in b[1:]]
-        return _from_edges(directed, undirected, graph.variables, names)
     if isinstance(graph, str):
         if graph in NAMED_GRAPHS:
             return _named(graph, names, target)
@@ -94,11 +90,24 @@ def resolve_graph(graph: GraphLike, variables: Sequence[str], target: str | None
                 "x3--x4'"
             )
         return _from_edges(*_parse(graph), names)
+    return _from_edges(*_from_list(edge_list(graph)), names)
+
+
+def edge_list(graph: BlockGraph | nx.DiGraph | Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """A graph object as the edge list that :func:`resolve_graph` reads back."""
+    if isinstance(graph, BlockGraph):
+        nodes: list[tuple[str, ...]] = [(v,) for v in graph.variables]
+        nodes += [(p, v) for block, pa in zip(graph.blocks, graph.parents, strict=True) for v in block for p in pa]
+        return nodes + [(b[0], "--", v) for b in graph.blocks for v in b[1:]]
     if isinstance(graph, nx.DiGraph):
-        directed = [(a, b) for a, b, u in graph.edges(data="undirected", default=False) if not u]
-        undirected = [(a, b) for a, b, u in graph.edges(data="undirected", default=False) if u]
-        return _from_edges(directed, undirected, list(graph.nodes), names)
-    return _from_edges(*_from_list(graph), names)
+        edges = graph.edges(data="undirected", default=False)
+        return [*((v,) for v in graph.nodes), *((a, "--", b) if u else (a, b) for a, b, u in edges)]
+    try:
+        return [tuple(edge) for edge in graph]
+    except TypeError:
+        raise GraphError(
+            f"cannot read a graph from {type(graph).__name__}: give a name, a string, edges or a DiGraph"
+        ) from None
 
 
 def _named(graph: str, names: tuple[str, ...], target: str | None) -> BlockGraph:
@@ -136,14 +145,11 @@ def _parse(text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]], lis
 
 def _from_list(edges: Iterable[tuple[str, ...]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[str]]:
     directed, undirected, mentioned = [], [], []
-    try:
-        listed = [tuple(edge) for edge in edges]
-    except TypeError:
-        raise GraphError(
-            f"cannot read a graph from {type(edges).__name__}: give a name, a string, edges or a DiGraph"
-        ) from None
-    for edge in listed:
+    for edge in edges:
         match edge:
+            case (str(a),):
+                mentioned.append(a)
+                continue
             case (str(a), str(b)):
                 directed.append((a, b))
             case (str(a), "->", str(b)):

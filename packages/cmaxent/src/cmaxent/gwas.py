@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import CMaxEntError
 from .graph import _listed
 from .moments import Moments
+from .storage import DAMAGED
 from .tables import CHUNK, Chunk, TextTable
 
 Array = NDArray[np.float64]
@@ -119,7 +120,7 @@ def _panel_from_npz(path: Path) -> LDPanel:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key.lower(): file[key] for key in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise CMaxEntError(f"{path}: not an .npz file of plain arrays or damaged ({error})") from None
 
     def pick(*names: str) -> NDArray[Any] | None:

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
 from . import directions as dr
 from .errors import CMaxEntError
 from .gated import GatedGaussian
+from .graph import BlockGraph, edge_list
 from .mixed_model import mixed_from_state
 from .moments import Moments
 from .storage import load_npz
@@ -85,8 +87,8 @@ def jsonable(value: Any) -> Any:
         return value.item()
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}
-    if hasattr(value, "edges"):
-        return [[a, b] if not u else [a, "--", b] for a, b, u in value.edges(data="undirected", default=False)]
+    if isinstance(value, (BlockGraph, nx.DiGraph)):
+        return [list(edge) for edge in edge_list(value)]
     return [jsonable(v) for v in value]
 
 

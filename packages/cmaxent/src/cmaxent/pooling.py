@@ -78,11 +78,17 @@ def merge(
             )
         pooled = _pool_mechanism(sources, weights, names, kinds, levels, target, prevalence)
     else:
-        pooled = _pool_raw(sources, weights, names, kinds, levels, repair)
         if prevalence is not None:
             raise CMaxEntError("prevalence= changes the population: use pooling='mechanism'")
-    pooled = replace(pooled, heterogeneity=_heterogeneity(sources))
-    return _repaired(pooled, sources, weights, repair)
+        hint = units_hint(sources)
+        if hint:
+            warnings.warn(f"{hint}: other units or another population?", UserWarning, stacklevel=2)
+        try:
+            pooled = _pool_raw(sources, weights, names, kinds, levels, repair)
+            return _repaired(replace(pooled, heterogeneity=_heterogeneity(sources)), sources, weights, repair)
+        except InfeasibleMomentsError as error:
+            raise InfeasibleMomentsError(f"{error}{f' ({hint}: other units?)' if hint else ''}") from None
+    return _repaired(replace(pooled, heterogeneity=_heterogeneity(sources)), sources, weights, repair)
 
 
 def _union(sources: Sequence[Moments]) -> tuple[tuple[str, ...], dict[str, str], dict[str, tuple[Any, ...]]]:
@@ -395,9 +401,9 @@ def _heterogeneity(sources: Sequence[Moments]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def units_hint(sources: Sequence[Moments]) -> list[str]:
-    """Names whose means differ by more than 20 standard errors between two sources: probably other units."""
-    hints = []
+def units_hint(sources: Sequence[Moments]) -> str:
+    """Which means differ by more than 20 standard errors between two sources, as words; empty if none."""
+    hints: list[str] = []
     for name in dict.fromkeys(n for s in sources for n in s.names):
         found = []
         for s in sources:
@@ -411,7 +417,9 @@ def units_hint(sources: Sequence[Moments]) -> list[str]:
                 se = np.sqrt(found[a][1] / found[a][2] + found[b][1] / found[b][2])
                 if abs(found[a][0] - found[b][0]) > 20 * se and name not in hints:
                     hints.append(name)
-    return hints
+    if not hints:
+        return ""
+    return f"the means of {_listed(hints)} differ by more than 20 standard errors between sources"
 
 
 # --- repair -------------------------------------------------------------------------------------------------
@@ -459,6 +467,14 @@ def _shrunk_pairs(m: Moments, alpha: float) -> Moments:
             own = m.coordinates(variable)
             factor[np.ix_(own, own)] = 1.0
     return replace(m, cov=_frozen(m.cov * factor))
+
+
+def _lifted(R: Array, floor: float = 1e-6) -> Array:
+    """The matrix with off-diagonals shrunk until the smallest eigenvalue of its correlations is at least ``floor``."""
+    sd = np.sqrt(R.diagonal())
+    smallest = float(np.linalg.eigvalsh(R / np.outer(sd, sd))[0])
+    alpha = max(0.0, (floor - smallest) / (1.0 - smallest)) if smallest < 1.0 else 0.0
+    return np.asarray((1 - alpha) * R + alpha * np.diag(R.diagonal()))
 
 
 def _maximum_likelihood(
@@ -509,7 +525,8 @@ def _maximum_likelihood(
     L = np.zeros((p, p))
     L[lower] = found.x
     np.fill_diagonal(L, np.exp(L.diagonal().copy()))
-    sigma = (L @ L.T) * np.outer(scale, scale)
+    # The maximum may be singular: keep it as far from that as a fit needs to tell.
+    sigma = _lifted(L @ L.T) * np.outer(scale, scale)
     cov = np.full_like(pooled.cov, np.nan)
     grid = np.ix_(index, index)
     cov[grid] = np.where(pooled.known[grid], sigma, np.nan)

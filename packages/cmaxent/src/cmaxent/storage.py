@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from .errors import CMaxEntError
 
 VERSION = 1
+
+# What numpy and zipfile raise on a file that is no archive of plain arrays, or a broken one.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -63,7 +67,7 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[st
         header = json.loads(str(arrays.pop("__header__")))
     except FileNotFoundError:
         raise CMaxEntError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except DAMAGED as error:
         raise CMaxEntError(f"{path}: not a cmaxent .npz file or damaged ({error})") from None
     kind = _check_header(header, path)
     if header.get("sha256") != _digest(header["meta"], arrays):

@@ -20,6 +20,7 @@ from scipy.stats import norm
 from . import closedform as cf
 from .accumulate import _encode
 from .directions import ClassTarget, DirectionFit
+from .empirical import independent_columns
 from .errors import CMaxEntError
 from .gated import GatedGaussian
 from .moments import Moments, _nonredundant, _variable_of
@@ -297,10 +298,15 @@ def _empirical_covariance(model: MergedClassifier) -> Array:
     X, y, weight = rows
     design = np.column_stack([np.ones(len(X)), X])
     p = expit(design @ beta)
-    H = (design.T * (weight * p * (1 - p))) @ design
     score = design * (weight * (y - p))[:, None]
+    # Coefficients that the fit fixed at zero (redundant indicators, collinear columns) have no error.
+    Z = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), 1.0)
+    free = np.array([0, *(1 + j for j in independent_columns(Z.T @ Z / len(Z)))])
+    H = (design[:, free].T * (weight * p * (1 - p))) @ design[:, free]
     inverse = np.linalg.inv(H)
-    return inverse @ (score.T @ score) @ inverse
+    cov = np.zeros((len(beta), len(beta)))
+    cov[np.ix_(free, free)] = inverse @ (score[:, free].T @ score[:, free]) @ inverse
+    return cov
 
 
 __all__ = ["anticausal_influence", "causal_influence", "coef_covariance", "proba_interval", "simulate"]
