@@ -28,7 +28,7 @@ from .accumulate import (
     label_column,
     row_weights,
 )
-from .errors import CMaxEntError
+from .errors import CMaxEntError, GraphError
 from .fitting import as_moments, feature_column, fit_direction, implied_moments
 from .gated import GatedGaussian
 from .graph import GraphLike, _listed, resolve_graph
@@ -165,6 +165,7 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         """
         if self.p_x == "empirical":
             raise CMaxEntError("partial_fit keeps moments only; p_x='empirical' needs its rows: use fit")
+        self._check_parameters()
         accumulator = getattr(self, "_accumulator", None)
         first = accumulator is None
         frame, values, labels = self._rows(X, y, reset=first, need_labels=first and classes is None)
@@ -179,6 +180,8 @@ class MergedClassifier(ClassifierMixin, BaseEstimator):
         try:
             self._fit(accumulator.finalize(), None, None)
             self._not_yet = None
+        except GraphError:
+            raise
         except CMaxEntError as error:
             self._not_yet = error
             self.classes_ = np.asarray(self._stream_columns[-1].levels)

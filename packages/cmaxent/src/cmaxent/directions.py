@@ -400,7 +400,9 @@ def _anticausal_exact(
         last = slice(1, None) if K == 2 else slice(0, K - 1)  # the indicators that stay: class 1, or all but the last
         M = np.empty((k + d, k + d))
         M[:k, :k] = (np.diag(t.pi) - np.outer(t.pi, t.pi))[last, last]
-        M[k:, :k], M[:k, k:], M[k:, k:] = t.C[:, last], t.C[:, last].T, shrunk(t.sigma, shrinkage)
+        seen = np.nan_to_num(t.C)
+        between = (seen / t.pi) @ seen.T  # what is known of the class means; the rest counts as within-class
+        M[k:, :k], M[:k, k:], M[k:, k:] = t.C[:, last], t.C[:, last].T, shrunk(t.sigma - between, shrinkage) + between
         result = complete_covariance(M, names=labels)
         contrasts = np.zeros((K, d))
         contrasts[last] = -result.precision[:k, k:]

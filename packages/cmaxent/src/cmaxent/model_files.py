@@ -110,7 +110,10 @@ def _regressor(meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> MergedRe
     """A regressor is a function of its moments: refit."""
     from .regressor import MergedRegressor
 
-    moments = Moments.from_arrays(arrays["mean"], arrays["cov"], names=meta["names"], kinds=meta["kinds"])
+    moments = Moments.from_arrays(
+        arrays["mean"], arrays["cov"], names=meta["names"], kinds=meta["kinds"],
+        n=arrays.get("n", meta["n"]), levels=meta["levels"],
+    )  # fmt: skip
     return MergedRegressor(**meta["parameters"]).fit_moments(moments)
 
 
