@@ -1,5 +1,7 @@
 """General causal orders: factors, moments and predictions against models whose moments are integrated by hand."""
 
+from itertools import pairwise
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from cmaxent import (
     MergedClassifier,
     Moments,
     NonlocalConstraintError,
+    StateSpaceTooLargeError,
     UnboundedEntropyError,
     load,
 )
@@ -640,15 +643,348 @@ def test_nonlocal_moments_can_be_refused():
         assert pick(local.moments, "a", "x") == pytest.approx(pick(moments, "a", "x"), abs=1e-10)
 
 
-def test_a_projection_that_is_not_linear_is_refused_not_approximated():
+def test_a_projection_that_is_not_linear_is_refused_unless_the_linear_mechanism_meets_it():
     """E[a | x] is no linear function of x when the binary y lies between them."""
     arrows = {"a": {}, "y": {"a": 1.0}, "x": {"y": 2.0}, "z": {"x": 0.5}}
     truth = Truth(arrows, dict.fromkeys("ayxz", 0.0), dict(a=1.0, x=0.5, z=1.0))
-    with pytest.raises(NonlocalConstraintError, match=r"\(z, a\) cannot be projected onto x"):
-        fit_chain(truth.moments(keep=[("z", "a")]), truth.graph)
     joint = [[np.exp(truth.log_density({"a": Z, "y": y, "x": x, "z": 0})) for y in (0, 1)] for x in (1, 3, 5)]
     means = [sum((Z * p).sum() for p in ps) / sum(p.sum() for p in ps) for ps in joint]
     assert abs(means[0] - 2 * means[1] + means[2]) > 0.1  # it is curved indeed
+    m = truth.moments(keep=[("z", "a")])
+    assert_allclose(factor_of(fit_chain(m, truth.graph), "z").slopes, [[0.5]], atol=1e-9)
+    i, j = m.names.index("z"), m.names.index("a")
+    cov = m.cov.copy()
+    cov[i, j] = cov[j, i] = cov[i, j] + 0.05
+    wrong = binary(m.mean, cov, m.names)
+    message = (
+        rf"\(z, a\) cannot be projected onto x: .* given {cov[i, j]:.6g} .* implies {m.cov[i, j]:.6g}\) .*a->z, hide"
+    )
+    with pytest.raises(NonlocalConstraintError, match=message):
+        fit_chain(wrong, truth.graph)
+    fit_chain(wrong, f"{truth.graph}; a->z")  # the remedies that it names
+    fit_chain(wrong.hide([("z", "a")]), truth.graph)
+
+
+def test_all_moments_of_a_family_with_a_discrete_member_are_accepted_when_they_are_its_own():
+    arrows = {"p": {}, "q": {"p": 0.7}, "y": {"p": 0.5, "q": -0.8}, "c": {"p": 0.4, "y": 1.2}}
+    truth = Truth(arrows, dict.fromkeys("pqyc", 0.1), dict(p=1.0, q=0.7, c=0.9))
+    m = binary(truth.mean, truth.cov, truth.names)
+    fit = fit_chain(m, truth.graph)
+    assert_allclose(fit.moments.cov, truth.cov, atol=1e-8)
+    cov = truth.cov.copy()
+    cov[1, 3] = cov[3, 1] = cov[1, 3] + 0.02
+    with pytest.raises(NonlocalConstraintError, match=r"\(c, q\) cannot be projected onto p, y"):
+        fit_chain(binary(truth.mean, cov, truth.names), truth.graph)
+
+
+# --- discrete nodes with discrete causes ------------------------------------------------------------------------------
+
+
+class Table:
+    """Discrete variables with softmax mechanisms on their parents' indicators, and the joint law, enumerated."""
+
+    def __init__(self, sizes, arrows, seed):
+        rng = np.random.default_rng(seed)
+        self.sizes, self.arrows, self.names = sizes, arrows, list(sizes)
+        self.states = np.indices(list(sizes.values())).reshape(len(sizes), -1)
+        self.coordinates, self.kinds, columns = [], {}, []
+        for v, code in zip(self.names, self.states, strict=True):
+            self.kinds[v] = "binary" if sizes[v] == 2 else "categorical"
+            levels = [1] if sizes[v] == 2 else range(sizes[v])
+            self.coordinates += [v] if sizes[v] == 2 else [f"{v}={k}" for k in levels]
+            columns += [code == k for k in levels]
+        self.F = np.array(columns, dtype=float).T
+        self.conditional = {}
+        for v in self.names:
+            D = self.design(arrows[v])
+            logits = D @ rng.normal(size=(D.shape[1], sizes[v])) * 0.7
+            self.conditional[v] = softmax(logits, axis=1)  # (states, K)
+        self.p = np.prod([self.conditional[v][np.arange(len(self.F)), c] for v, c in self.codes()], axis=0)
+
+    def codes(self):
+        return zip(self.names, self.states, strict=True)
+
+    def columns(self, v):
+        return [i for i, n in enumerate(self.coordinates) if n == v or n.startswith(f"{v}=")]
+
+    def design(self, variables):
+        kept = [i for u in variables for i in (self.columns(u) if self.sizes[u] == 2 else self.columns(u)[:-1])]
+        return np.column_stack([np.ones(len(self.F)), self.F[:, kept]])
+
+    def moments(self, p=None):
+        p = self.p if p is None else p
+        mean = p @ self.F
+        return Moments.from_arrays(
+            mean, ((self.F - mean).T * p) @ (self.F - mean), names=self.coordinates, kinds=self.kinds
+        )
+
+    def local(self):
+        joined = {frozenset((u, v)) for v, pa in self.arrows.items() for u in pa}
+        pairs = [(u, v) for i, u in enumerate(self.names) for v in self.names[:i] if frozenset((u, v)) not in joined]
+        return self.moments().hide(pairs)
+
+    @property
+    def graph(self):
+        return "; ".join(f"{u}->{v}" for v, pa in self.arrows.items() for u in pa)
+
+    def law_of(self, fit):
+        """Probability of every state under the fitted factors."""
+        values = {v: code if self.sizes[v] == 2 else code.astype(str).astype(object) for v, code in self.codes()}
+        return np.exp(sum(f.log_prob(values) for f in fit.factors))
+
+
+def mass_of(p, codes):
+    """The marginal probability of each state's own values of some variables."""
+    group = np.unique(np.array(codes), axis=1, return_inverse=True)[1].ravel()
+    return np.bincount(group, p)[group]
+
+
+def conditional_entropy(p, of, given):
+    """H(of | given) of a table."""
+
+    return (p * (np.log(mass_of(p, given)) - np.log(mass_of(p, [*given, *of])))).sum()
+
+
+def test_a_binary_cause_of_a_binary_effect_is_its_two_by_two_table():
+    m = Moments.from_arrays(
+        [0.4, 0.5], [[0.24, 0.08], [0.08, 0.25]], names=["z", "y"], kinds=dict.fromkeys("zy", "binary")
+    )
+    fit = fit_chain(m, "z->y")
+    one, zero = (0.4 * 0.5 + 0.08) / 0.4, (0.6 * 0.5 - 0.08) / 0.6  # P(y=1 | z)
+    odds = np.log(zero / (1 - zero)), np.log(one / (1 - one))
+    gate = factor_of(fit, "y")
+    assert_allclose([gate.intercept, gate.coef[0]], [odds[0], odds[1] - odds[0]], atol=1e-10)
+    assert_allclose([gate.intercept, gate.coef[0]], [-0.546544, 1.393842], atol=5e-7)
+    cells = np.array([0.6 * (1 - zero), 0.6 * zero, 0.4 * (1 - one), 0.4 * one])
+    assert fit.entropy == pytest.approx(-(cells * np.log(cells)).sum(), abs=1e-12)
+    assert fit.residual < 1e-12
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_discrete_orders_are_recovered_by_enumeration(seed):
+    arrows = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["c", "d"], "f": ["b"]}
+    truth = Table({"a": 2, "b": 3, "c": 2, "d": 2 + seed % 2, "e": 3, "f": 2}, arrows, seed)
+    fit = fit_chain(truth.local(), truth.graph)
+    assert_allclose(truth.law_of(fit), truth.p, atol=1e-8)
+    assert_allclose(fit.moments.cov, truth.moments().cov, atol=1e-9)
+    assert fit.residual < 1e-10
+    assert fit.entropy == pytest.approx(-(truth.p * np.log(truth.p)).sum(), abs=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_consistent_moments_of_discrete_variables_without_an_edge_change_nothing(seed):
+    """A binary chain with all its moments: those of its ends are implied, or else refused by name."""
+    truth = Table({"a": 2, "b": 2, "c": 2, "d": 2}, {"a": [], "b": ["a"], "c": ["b"], "d": ["c"]}, seed)
+    fit = fit_chain(truth.moments(), truth.graph)
+    assert_allclose(truth.law_of(fit), truth.p, atol=1e-9)
+    cov = truth.moments().cov.copy()
+    cov[0, 2] = cov[2, 0] = cov[0, 2] + 0.01
+    wrong = Moments.from_arrays(truth.moments().mean, cov, names=truth.coordinates, kinds=truth.kinds)
+    with pytest.raises(InconsistentMomentsError, match="without an edge between a and c"):
+        fit_chain(wrong, truth.graph)
+    with pytest.raises(NonlocalConstraintError, match=r"Cov of \(c, a\) is given"):
+        fit_chain(truth.moments(), truth.graph, nonlocal_="error")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_projected_moments_of_discrete_nodes_maximise_conditional_entropy(seed):
+    """q causes u and v, which cause c; Cov(q, c) is another one than the mechanism c | u, v would have by itself."""
+    K = 2 + seed % 2
+    truth = Table({"q": K, "u": 2, "v": 2, "c": 2}, {"q": [], "u": ["q"], "v": ["q"], "c": ["u", "v"]}, seed)
+    q, u, v, c = truth.states
+    rng = np.random.default_rng(seed)
+    effect = rng.uniform(0.15, 0.85, (2, 2))[u, v]  # with an interaction
+    causes = np.prod([truth.conditional[w][np.arange(len(q)), code] for w, code in truth.codes() if w != "c"], axis=0)
+    p = causes * np.where(c == 1, effect, 1 - effect)
+    m = truth.moments(p)
+    if seed == 3:
+        m = m.hide([("c", "v")])  # so that the projection stands in for a local moment
+    fit = fit_chain(m.hide([("u", "v")]), truth.graph)
+
+    features = [np.ones(len(q)), u, *([] if seed == 3 else [v]), *((q == k).astype(float) for k in range(K - 1))]
+    goals = [p @ (f * c) for f in features]
+    ones = c == 1
+
+    def loss(at):  # minus E H(c | u, v) for P(c=1 | u, v)
+        prob = at[2 * u + v]
+        cells = causes * np.where(ones, prob, 1 - prob)
+        return (cells * np.log(np.where(ones, prob, 1 - prob))).sum()
+
+    meets = [
+        {"type": "eq", "fun": lambda at, f=f, g=g: (causes * f * ones * at[2 * u + v]).sum() - g}
+        for f, g in zip(features[:4], goals[:4], strict=True)  # a fifth is implied: there are four states
+    ]
+    how = dict(method="SLSQP", bounds=[(1e-6, 1 - 1e-6)] * 4, options={"ftol": 1e-15, "maxiter": 500})
+    best = minimize(loss, np.full(4, 0.5), constraints=meets, **how)
+    assert max(abs(g["fun"](best.x)) for g in meets) < 1e-8
+    got = truth.law_of(fit)
+    expected = causes * np.where(ones, best.x[2 * u + v], 1 - best.x[2 * u + v])
+    assert_allclose(got, expected, atol=2e-5)
+    assert fit.residual < 1e-9
+    assert conditional_entropy(got, [c], [u, v]) == pytest.approx(-best.fun, abs=1e-7)
+    assert fit.entropy == pytest.approx(-(got * np.log(got)).sum(), abs=1e-9)
+    model = CMaxEnt(truth.graph).fit_moments(m.hide([("u", "v")]))  # the table works wherever a factor does
+    assert model.prob_table().to_numpy().sum() == pytest.approx(1, abs=1e-12)
+    forced = model.do({"u": 1}).prob_table()
+    row = got * (u == 1) * truth.conditional["q"][0, q] / mass_of(got, [q, u])
+    assert forced.xs(1, level="c").sum() == pytest.approx(row[(u == 1) & ones].sum(), abs=1e-9)
+
+
+def test_many_joint_states_of_the_causes_are_refused_and_many_ancestors_are_not():
+    """Sixteen steps of a chain are eliminated one by one; seventeen causes of one node are too many."""
+    n = 25
+    names = [f"z{i}" for i in range(n)]
+    cov = np.full((n, n), np.nan)
+    np.fill_diagonal(cov, 0.25)
+    for i in range(n - 1):
+        cov[i, i + 1] = cov[i + 1, i] = 0.1
+    m = Moments.from_arrays(np.full(n, 0.5), cov, names=names, kinds=dict.fromkeys(names, "binary"))
+    fit = fit_chain(m, "; ".join(f"{a}->{b}" for a, b in pairwise(names)))
+    steps = np.abs(np.subtract.outer(range(n), range(n)))
+    assert_allclose(fit.moments.cov, 0.25 * 0.4**steps, atol=1e-12)  # a Markov chain with autocorrelation 0.4
+    few = names[:18]
+    with pytest.raises(StateSpaceTooLargeError, match="131072 joint states, more than the 65536"):
+        fit_chain(
+            m.subset(few).hide(list(pairwise(few))),
+            "; ".join(f"{v}->z17" for v in few[:-1]),
+        )
+
+
+# --- discrete nodes with mixed causes ---------------------------------------------------------------------------------
+
+
+def test_causes_that_are_gaussian_given_a_discrete_one_are_integrated_state_by_state():
+    """z (three levels) -> a, {z, a} -> y, {z, y} -> w, b -> w: moments by quadrature, coefficients recovered."""
+    share, shift = np.array([0.2, 0.5, 0.3]), np.array([0.6, -0.7, 0.0])
+    grid = 0.4 + shift[:, None] + np.sqrt(0.8) * FINE  # a
+    p = share[:, None] * FINE_W
+    y = expit(0.3 + np.array([0.5, -0.4, 0.0])[:, None] - 0.9 * grid)
+    mean_a = (p * grid).sum()
+    spread = np.diag(share) - np.outer(share, share)
+    cov = np.full((5, 5), np.nan)
+    cov[:3, :3] = spread
+    cov[:3, 3] = cov[3, :3] = [(p[k] * (grid[k] - mean_a)).sum() for k in range(3)]
+    cov[3, 3] = (p * (grid - mean_a) ** 2).sum()
+    pi = (p * y).sum()
+    cov[:3, 4] = cov[4, :3] = [(p[k] * (y[k] - pi)).sum() for k in range(3)]
+    cov[3, 4] = cov[4, 3] = (p * (grid - mean_a) * y).sum()
+    cov[4, 4] = pi * (1 - pi)
+    names = ["z=r", "z=s", "z=t", "a", "y"]
+    m = Moments.from_arrays([*share, mean_a, pi], cov, names=names, kinds={"z": "categorical", "y": "binary"})
+    fit = fit_chain(m, "z->a; z->y; a->y")
+    gate = factor_of(fit, "y")
+    at = dict(zip(gate.parents, gate.coef, strict=True))
+    assert_allclose([gate.intercept, at["z=r"], at["z=s"], at["a"]], [0.3, 0.5, -0.4, -0.9], atol=1e-8)
+    assert fit.residual < 1e-10
+    entropy = -(share * np.log(share)).sum() + 0.5 * np.log(2 * np.pi * np.e * 0.8)
+    entropy -= (p * (y * np.log(y) + (1 - y) * np.log1p(-y))).sum()
+    assert fit.entropy == pytest.approx(entropy, abs=1e-8)
+    # Without z as a cause of y, what z and y share goes through a alone.
+    thin = fit_chain(m.hide([("z", "y")]), "z->a; a->y")
+    slope = factor_of(thin, "y")
+    prob = expit(slope.intercept + slope.coef[0] * grid)
+    assert_allclose([(p * prob).sum(), (p * (grid - mean_a) * prob).sum()], [pi, cov[3, 4]], atol=1e-9)
+    assert_allclose(thin.moments.cov[:3, 4], [(p[k] * (prob[k] - pi)).sum() for k in range(3)], atol=1e-9)
+
+
+def test_many_gaussian_causes_beside_a_discrete_one_still_need_one_dimensional_integrals():
+    rng = np.random.default_rng(1)
+    d, share = 8, 0.35
+    A = rng.normal(size=(d, d + 3))
+    noise, shift, weights = A @ A.T / (d + 3), rng.normal(size=d), rng.normal(size=d) * 0.4
+    pi, C, Cz = 0.0, np.zeros(d), 0.0
+    for z, mass in ((0, 1 - share), (1, share)):
+        tau = np.sqrt(weights @ noise @ weights)
+        prob, slope = logit_law(0.2 - 0.7 * z + weights @ shift * z, tau)
+        pi += mass * prob
+        C += mass * (prob * shift * z + noise @ weights / tau * slope)
+        Cz += mass * z * prob
+    C -= share * shift * pi
+    v = share * (1 - share)
+    cov = np.block([
+        [np.array([[v]]), v * shift[None], np.array([[Cz - share * pi]])],
+        [v * shift[:, None], noise + v * np.outer(shift, shift), C[:, None]],
+        [np.array([[Cz - share * pi]]), C[None], np.array([[pi * (1 - pi)]])],
+    ])  # fmt: skip
+    x = [f"x{i}" for i in range(d)]
+    m = Moments.from_arrays(
+        [share, *share * shift, pi], cov, names=["z", *x, "y"], kinds={"z": "binary", "y": "binary"}
+    )
+    fit = fit_chain(m, "; ".join(["z->y", "--".join(x), *(f"z->{n}; {n}->y" for n in x)]))
+    gate = factor_of(fit, "y")
+    at = dict(zip(gate.parents, gate.coef, strict=True))
+    assert_allclose([gate.intercept, at["z"], *(at[n] for n in x)], [0.2, -0.7, *weights], atol=1e-7)
+    assert fit.residual < 1e-9
+
+
+@pytest.mark.parametrize("steep", [-0.8, 7.0])
+def test_a_discrete_cause_with_continuous_causes_of_its_own_is_weighted_exactly(steep):
+    """a -> z, {a, z} -> y, z -> h: nothing here is Gaussian given z, and one integral over a has it all."""
+    z = expit(-0.3 + 1.4 * FINE)
+    states = [(0, 1 - z), (1, z)]
+    py = [expit(0.4 + steep * FINE + 1.1 * k) for k, _ in states]
+    ph = [expit(-0.5 + 0.9 * k) for k, _ in states]
+    mean = [0, FINE_W @ z, sum(FINE_W @ (w * p) for (_, w), p in zip(states, py, strict=True)), 0]
+    mean[3] = sum(FINE_W @ w * p for (_, w), p in zip(states, ph, strict=True))
+    values = [
+        (FINE, np.full_like(FINE, k), p, np.full_like(FINE, q)) for (k, _), p, q in zip(states, py, ph, strict=True)
+    ]
+    cov = np.zeros((4, 4))
+    for (_, w), row in zip(states, values, strict=True):  # y and h are independent given (a, z)
+        R = np.array(row) - np.array(mean)[:, None]
+        cov += (R * (FINE_W * w)) @ R.T
+    np.fill_diagonal(cov, [1, *(q * (1 - q) for q in mean[1:])])
+    names = ["a", "z", "y", "h"]
+    m = Moments.from_arrays(mean, cov, names=names, kinds=dict.fromkeys("zyh", "binary"))
+    fit = fit_chain(m.hide([("a", "h"), ("y", "h")]), "a->z; a->y; z->y; z->h")
+    gate = factor_of(fit, "y")
+    at = dict(zip(gate.parents, gate.coef, strict=True))
+    assert_allclose([gate.intercept, at["a"], at["z"]], [0.4, steep, 1.1], atol=1e-7)
+    assert_allclose([factor_of(fit, "h").intercept, factor_of(fit, "h").coef[0]], [-0.5, 0.9], atol=1e-8)
+    assert_allclose(fit.moments.cov, cov, atol=1e-9)
+    assert fit_chain(m, "a->z; a->y; z->y; z->h").residual < 1e-8  # z alone is the parent of h: projections are linear
+    # A sibling b of z and y that causes neither shares with them what its own cause a does.
+    wide = np.full((5, 5), np.nan)
+    wide[1:, 1:], wide[0, 0] = m.hide([("a", "h"), ("y", "h")]).cov, 2.0
+    wide[0, 1] = wide[1, 0] = 0.6
+    kinds = dict.fromkeys("zyh", "binary")
+    more = Moments.from_arrays([1, *mean], wide, names=["b", *names], kinds=kinds)
+    implied = fit_chain(more, "a->b; a->z; a->y; z->y; z->h").moments
+    assert_allclose(implied.cov[0, 1:], 0.6 * cov[0], atol=1e-8)
+
+
+def test_four_directions_take_sobol_points_and_the_residual_admits_it():
+    rng = np.random.default_rng(0)
+    names = ["x0", "x1", "x2", "x3", "x4", "z", "y"]
+    z_slopes = rng.normal(size=5) * 0.5
+    c = 0.15 * rng.normal(size=5)
+    tau = np.sqrt(z_slopes @ z_slopes)
+    pi, slope = logit_law(0.2, tau)
+    cov = np.full((7, 7), np.nan)
+    cov[:5, :5] = np.eye(5)
+    cov[:5, 5] = cov[5, :5] = z_slopes / tau * slope
+    cov[5, 5], cov[6, 6] = pi * (1 - pi), 0.24
+    cov[:5, 6] = cov[6, :5] = c
+    cov[5, 6] = cov[6, 5] = 0.03
+    m = Moments.from_arrays([0, 0, 0, 0, 0, pi, 0.4], cov, names=names, kinds={"z": "binary", "y": "binary"})
+    edges = "; ".join([*(f"x{i}->z; x{i}->y" for i in range(5)), "z->y"])
+    one, two = fit_chain(m, edges, seed=0), fit_chain(m, edges, seed=0)
+    assert_allclose(factor_of(one, "y").coef, factor_of(two, "y").coef, rtol=0)
+    # The moments of the mechanism, integrated over its two log odds: an independent rule for both directions.
+    gate = factor_of(one, "y")
+    weights = dict(zip(gate.parents, gate.coef, strict=True))
+    y_slopes = np.array([weights[f"x{i}"] for i in range(5)])
+    basis = np.linalg.qr(np.column_stack([z_slopes, y_slopes]))[0]
+    first, second = np.meshgrid(Z, Z, indexing="ij")
+    W2 = np.outer(W, W)
+    u = np.stack([first, second])
+    pz = expit(0.2 + np.tensordot(z_slopes @ basis, u, 1))
+    py = [expit(gate.intercept + weights["z"] * k + np.tensordot(y_slopes @ basis, u, 1)) for k in (0, 1)]
+    prob = (1 - pz) * py[0] + pz * py[1]
+    got = [(W2 * u[k] * prob).sum() for k in range(2)]
+    errors = np.abs([*(basis @ got - c), (W2 * pz * py[1]).sum() - 0.4 * pi - 0.03])
+    assert errors.max() < 1e-4
+    assert one.residual == pytest.approx(errors.max(), rel=0.05, abs=1e-6)
 
 
 # --- feasibility ------------------------------------------------------------------------------------------------------
