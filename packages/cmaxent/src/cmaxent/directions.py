@@ -226,7 +226,7 @@ def fit_causal(
         report = _causal_feasibility(t, q)
         c, factor = t.C[:, 1], 1.0
         if not report.feasible and omega is None and slack == 0.0:
-            ridge, factor = _handle_infeasible(report, on_infeasible, slack, q, cf.max_linear_q(pi))
+            ridge, factor = handle_infeasible(report, on_infeasible, slack, q, cf.max_linear_q(pi))
         if omega is not None:
             beta = np.zeros_like(t.mu)
             small = cf.causal_logit_with_slack(pi, t.mu[O], S.cov[np.ix_(O, O)], c[O], omega[np.ix_(O, O)])
@@ -254,9 +254,10 @@ def fit_causal(
             b, T = cf.solve_softmax_scale(t.pi, L, ridge=ridge, seed=seed)
         except InfeasibleMomentsError as error:
             report = FeasibilityReport(False, np.nan, np.nan, np.nan, f"{error}", (t.name, *(t.names[i] for i in O)))
+            largest = 0.0
             if on_infeasible == "boundary":
-                factor = _softmax_boundary(t.pi, L, seed)
-            ridge, factor = _handle_infeasible(report, on_infeasible, slack, 1.0, factor**2 / 0.98)
+                largest = largest_factor(lambda f: cf.solve_softmax_scale(t.pi, L * f, seed=seed))
+            ridge, factor = handle_infeasible(report, on_infeasible, slack, 1.0, largest**2)
             b, T = cf.solve_softmax_scale(t.pi, L * factor, ridge=ridge, seed=seed)
         logits = cf.causal_softmax(t.pi, t.mu, directions, L, (b, T))
         intercept, coef = logits.intercept, logits.coef
@@ -301,7 +302,7 @@ def _causal_feasibility(t: ClassTarget, q: float) -> FeasibilityReport:
     return FeasibilityReport(False, 1 - r2 / limit, r2, limit, reason, (t.name, *involved))
 
 
-def _handle_infeasible(
+def handle_infeasible(
     report: FeasibilityReport, mode: str, slack: float, q: float, q_max: float
 ) -> tuple[float, float]:
     """(ridge, factor on c) that make infeasible moments usable as the caller asked; raises if nothing was asked for."""
@@ -314,17 +315,17 @@ def _handle_infeasible(
     return (max(slack, 1e-3), 1.0) if mode == "ridge" else (0.0, float(np.sqrt(0.98 * q_max / q)))
 
 
-def _softmax_boundary(pi: Array, L: Array, seed: int) -> float:
-    """sqrt(.98) times the largest factor on L for which the K-class dual has a minimum, by bisection."""
+def largest_factor(attempt: Callable[[float], object]) -> float:
+    """Largest factor on the covariances with Y for which ``attempt`` finds them feasible, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(25):
         middle = (low + high) / 2
         try:
-            cf.solve_softmax_scale(pi, L * middle, seed=seed)
+            attempt(middle)
             low = middle
-        except InfeasibleMomentsError:
+        except (InfeasibleMomentsError, ConvergenceError):  # the latter when too near to the boundary to tell
             high = middle
-    return float(np.sqrt(0.98) * low)
+    return low
 
 
 # --- anticausal ---------------------------------------------------------------------------------------------
@@ -346,7 +347,7 @@ def fit_anticausal(
     if shrinkage and t.observed.all():  # the shrunk within-class covariance decides, below
         report = FeasibilityReport(True, np.nan, report.r2, 1.0)
     if not report.feasible and on_infeasible != "raise":
-        ridge, factor = _handle_infeasible(report, on_infeasible, slack, report.r2, 1.0)
+        ridge, factor = handle_infeasible(report, on_infeasible, slack, report.r2, 1.0)
         if ridge:
             return _anticausal_with_slack(t, ridge, omega, shrinkage, report)
         return _anticausal_exact(_rescaled(t, factor), shrinkage, report, slack_used=True)

@@ -19,10 +19,11 @@ from scipy.optimize import linprog
 from scipy.special import log_softmax
 
 from .closedform import softmax_dual
-from .directions import ClassTarget, DirectionFit, FeasibilityReport, _mechanism_multipliers
+from .directions import ClassTarget, DirectionFit, FeasibilityReport, _mechanism_multipliers, largest_factor
 from .errors import CMaxEntError, ConvergenceError, InfeasibleMomentsError, InfeasibleMomentsWarning
 from .gated import GatedGaussian
 from .graph import _listed
+from .linalg import independent_columns
 from .newton import Value, minimise
 
 Array = NDArray[np.float64]
@@ -89,7 +90,7 @@ def fit_empirical(
         if on_infeasible == "ridge":
             theta = _solve(design, weight, goal, max(slack, 1e-3))
         else:
-            goal[:, 1:] *= np.sqrt(0.98) * _largest_factor(design, weight, goal)
+            goal[:, 1:] *= np.sqrt(0.98) * _boundary_factor(design, weight, goal)
             theta = _solve(design, weight, goal, slack)
     full = np.vstack([np.zeros(theta.shape[1]), theta])
     coef = np.zeros((K, d))
@@ -114,16 +115,6 @@ def fit_empirical(
         {"rows": n},
         slack_used=slack > 0 or not report.feasible,
     )
-
-
-def independent_columns(gram: Array) -> list[int]:
-    """Indices of a maximal linearly independent set of features, earlier ones first."""
-    kept: list[int] = []
-    for r in range(len(gram)):
-        block = gram[np.ix_([*kept, r], [*kept, r])]
-        if np.linalg.eigvalsh(block)[0] > 1e-10:
-            kept.append(r)
-    return kept
 
 
 def _check_redundant(Z: Array, independent: Sequence[int], raw: Array, names: Sequence[str]) -> None:
@@ -170,7 +161,7 @@ def _on_boundary(design: Array, weight: Array, goal: Array, final: Value) -> boo
     Moments inside stay inside when their slopes grow a little. Too many rows for the linear programme: no curvature.
     """
     if _programme_size(goal, design) <= LARGEST_PROGRAMME:
-        return _largest_factor(design, weight, goal) <= 1 + 1e-9
+        return _boundary_factor(design, weight, goal) <= 1 + 1e-9
     return float(np.linalg.eigvalsh(final.hessian())[0]) < 1e-11
 
 
@@ -178,14 +169,14 @@ def _programme_size(goal: Array, design: Array) -> int:
     return len(goal) * len(design)
 
 
-def _largest_factor(design: Array, weight: Array, goal: Array) -> float:
+def _boundary_factor(design: Array, weight: Array, goal: Array) -> float:
     """Largest f for which some p(y | x) on the rows has E[1_k] = pi_k and f times the given slopes.
 
     A linear programme in p(y=k | row) and f; by bisection of the dual where it would be too large.
     """
     K1, (n, J) = len(goal), design.shape
     if _programme_size(goal, design) > LARGEST_PROGRAMME:
-        return _bisected_factor(design, weight, goal)
+        return largest_factor(lambda f: _solve(design, weight, np.column_stack([goal[:, :1], f * goal[:, 1:]]), 0.0))
     direction = goal.copy()
     direction[:, 0] = 0.0
     moments = sparse.block_diag([sparse.csr_matrix(design.T * weight)] * K1)
@@ -200,18 +191,6 @@ def _largest_factor(design: Array, weight: Array, goal: Array) -> float:
         bounds=bounds, method="highs",
     )  # fmt: skip
     return float(found.x[-1]) if found.success else 0.0
-
-
-def _bisected_factor(design: Array, weight: Array, goal: Array) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(25):
-        middle = (low + high) / 2
-        try:
-            _solve(design, weight, np.column_stack([goal[:, :1], middle * goal[:, 1:]]), 0.0)
-            low = middle
-        except (InfeasibleMomentsError, ConvergenceError):
-            high = middle
-    return low
 
 
 def _separating(design: Array, weight: Array, goal: Array, names: list[str]) -> tuple[str, ...]:

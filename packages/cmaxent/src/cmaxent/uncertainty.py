@@ -20,9 +20,9 @@ from scipy.stats import norm
 from . import closedform as cf
 from .accumulate import _encode
 from .directions import ClassTarget, DirectionFit
-from .empirical import independent_columns
 from .errors import CMaxEntError
 from .gated import GatedGaussian
+from .linalg import independent_columns
 from .moments import Moments, _nonredundant, _variable_of
 
 if TYPE_CHECKING:
