@@ -172,7 +172,13 @@ def test_interrupting_kills_the_children_and_writes_what_is_there(
     repository.add("b", f'subprocess.run([sys.executable, "-c", "import time; time.sleep(99) #{marker}"])')
     repository.add("c", "results(claim())")
     where = ["--out", str(repository.out), "--root", str(repository.root), "--envs", str(repository.envs)]
-    child = subprocess.Popen([sys.executable, "-m", "bench", "run", *where], stdout=-3, stderr=-3)
+    # A job started in the background ignores SIGINT, and so would its children: begin from the default.
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bench", "run", *where],
+        stdout=-3,
+        stderr=-3,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 20
     while not no_process_left(marker) and time.monotonic() < deadline:
         time.sleep(0.05)
