@@ -1,0 +1,1 @@
+"""Judges and experiments: what the samples of a model are worth."""

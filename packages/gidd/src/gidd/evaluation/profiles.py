@@ -1,0 +1,115 @@
+"""The evaluation profiles: each is one value, read like a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes of the experiments; steps are fixed numbers, not time limits.
+
+    Attributes
+    ----------
+    name, experiments : what is run.
+    joints : random toy joints of the exact identities.
+    d3pm_steps : (coarse, fine) numbers of steps of the discrete-time bound.
+    loss_rows, loss_vocab, loss_repeats : the loss benchmark.
+    latin_order, latin_steps, latin_batch, latin_seeds, latin_noise : Latin squares; noise lists p_u.
+    latin_samples, latin_times, latin_corrections : squares sampled, at how many steps, corrected for how long.
+    latin_widths : (hidden, layers, heads).
+    text_steps, text_batch, text_length, text_seeds, text_noise : King James text, characters.
+    text_samples, text_times, text_corrections : as for the squares.
+    workers : models trained at the same time, one thread each.
+    """
+
+    name: str
+    experiments: tuple[str, ...]
+    joints: int
+    d3pm_steps: tuple[int, int]
+    loss_rows: int
+    loss_vocab: int
+    loss_repeats: int
+    latin_order: int
+    latin_steps: int
+    latin_batch: int
+    latin_seeds: int
+    latin_noise: tuple[float, ...]
+    latin_samples: int
+    latin_times: tuple[int, ...]
+    latin_corrections: int
+    latin_widths: tuple[int, int, int]
+    text_steps: int
+    text_batch: int
+    text_length: int
+    text_seeds: int
+    text_noise: tuple[float, ...]
+    text_samples: int
+    text_times: tuple[int, ...]
+    text_corrections: int
+    workers: int
+
+
+QUICK = Profile(
+    name="quick",
+    experiments=("exact", "loss", "latin"),
+    joints=3,
+    d3pm_steps=(128, 1024),
+    loss_rows=128,
+    loss_vocab=50_304,
+    loss_repeats=3,
+    latin_order=5,
+    latin_steps=250,
+    latin_batch=128,
+    latin_seeds=1,
+    latin_noise=(0.0, 0.2),
+    latin_samples=256,
+    latin_times=(4, 8),
+    latin_corrections=50,
+    latin_widths=(64, 3, 4),
+    text_steps=0,
+    text_batch=0,
+    text_length=0,
+    text_seeds=0,
+    text_noise=(),
+    text_samples=0,
+    text_times=(),
+    text_corrections=0,
+    workers=2,
+)
+FULL = replace(
+    QUICK,
+    name="full",
+    experiments=("exact", "loss", "latin", "text"),
+    joints=10,
+    d3pm_steps=(512, 4096),
+    loss_rows=512,
+    loss_repeats=5,
+    latin_steps=400,
+    latin_seeds=3,
+    latin_noise=(0.0, 0.1, 0.2),
+    latin_times=(4, 8, 16, 32),
+    text_steps=400,
+    text_batch=32,
+    text_length=64,
+    text_seeds=3,
+    text_noise=(0.0, 0.1, 0.2),
+    text_samples=64,
+    text_times=(16, 32),
+    text_corrections=48,
+)
+GPU = replace(
+    FULL,
+    name="gpu",
+    experiments=("exact", "loss", "latin", "text"),
+    loss_rows=32_768,
+    loss_repeats=10,
+    latin_steps=2_000,
+    text_steps=5_000,
+    text_batch=256,
+    text_length=256,
+    text_samples=256,
+    workers=1,
+)
+PAPER = replace(GPU, name="paper", latin_seeds=5, text_steps=50_000, text_seeds=5, text_samples=1_024)
+PROFILES = {profile.name: profile for profile in (QUICK, FULL, GPU, PAPER)}

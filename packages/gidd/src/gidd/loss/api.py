@@ -1,0 +1,408 @@
+"""``gidd_loss`` from logits and ``fused_linear_gidd_loss`` from hidden states: checks, reductions, autograd."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..process import SCHEMES, Process
+from .closed_form import TokenTerms, Vocabulary, divergences, token_terms
+from .reference import dense_divergences
+
+IMPLEMENTATIONS = ("auto", "reference", "chunked", "triton")
+REDUCTIONS = ("mean", "sum", "none")
+# Logits in float32 scratch at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
+SCRATCH = {"cpu": 2**19, "cuda": 2**26}
+
+
+class GiddLossOutput(NamedTuple):
+    """The loss and its parts.
+
+    loss : () or, without reduction, (B, L); the only one that carries a gradient.
+    elbo : (B, L) integrand of the negative ELBO, elbo_weight (kl + is_div), whatever the weighting; nats.
+    kl, is_div : (B, L) the two divergences;  weight : (B, L) the training weight.
+
+    All are zero where ``loss_mask`` is False.
+    """
+
+    loss: Tensor
+    elbo: Tensor
+    kl: Tensor
+    is_div: Tensor
+    weight: Tensor
+
+
+def gidd_loss(
+    logits: Tensor,
+    x: Tensor,
+    z: Tensor,
+    t: Tensor,
+    process: Process,
+    *,
+    weighting: str = "dynamic",
+    w_max: float = 1.0,
+    loss_mask: Tensor | None = None,
+    reduction: str = "mean",
+    impl: str = "auto",
+    inplace_grad: bool = False,
+) -> GiddLossOutput:
+    """Weighted KL + IS of every token (arXiv:2503.04482, eq. 9 and section 3.4).
+
+    Parameters
+    ----------
+    logits : (B, L, Vp) of any float dtype, Vp >= V; the mask column and columns from V on are ignored.
+    x, z : (B, L) clean and noisy ids.
+    t : (B,) or (B, L) times in [0, 1].
+    weighting : see :meth:`Process.loss_weight`; it never affects ``elbo``.
+    loss_mask : (B, L) bool, True where a token counts.
+    reduction : "mean" (sum over tokens that count, divided by their number), "sum", "none".
+    impl : "auto" (triton on CUDA, chunked elsewhere), "chunked", "triton", or "reference" (dense, by autograd).
+    inplace_grad : let backward write the gradient over ``logits``, which must not be used afterwards.
+
+    Raises
+    ------
+    ValueError
+        Ids outside [0, V), a mask token in x, t outside [0, 1], shapes that do not fit.
+    FloatingPointError
+        Logits that are not finite, on CPU when GIDD_DEBUG=1.
+
+    Examples
+    --------
+    >>> p = HybridProcess(vocab_size=6, mask_id=5)
+    >>> x, t = torch.randint(5, (2, 4)), torch.rand(2)
+    >>> gidd_loss(torch.zeros(2, 4, 128), x, p.q_sample(x, t), t, p).elbo.shape
+    torch.Size([2, 4])
+    """
+    if logits.dim() != 3 or not logits.is_floating_point():
+        raise ValueError(f"logits have to be a float tensor (B, L, Vp); got {logits.dtype} of {tuple(logits.shape)}")
+    if logits.shape[2] < process.vocab_size:
+        raise ValueError(f"logits have {logits.shape[2]} columns, fewer than the vocabulary of {process.vocab_size}")
+    flat = _flatten(x, z, t, logits.shape[:2], process, loss_mask, weighting, reduction)
+    impl = _implementation(impl, logits.device)
+    if os.environ.get("GIDD_DEBUG") == "1" and logits.device.type == "cpu":
+        _require_finite(logits, process)
+    keep = flat.keep
+    rows = logits.reshape(-1, logits.shape[2])
+    whole = bool(keep.all())
+    terms = token_terms(flat.x[keep], flat.z[keep], flat.t[keep], process, weighting, w_max)
+    if impl == "reference":
+        kl, is_div = dense_divergences(rows if whole else rows[keep], terms.x, terms.z, flat.t[keep], process)
+        loss = _weighted(terms.weight.to(kl.dtype), kl + is_div)
+    else:
+        chosen = rows if whole else rows[keep]
+        loss, kl, is_div = _apply(_FromLogits, chosen, terms, process, impl, inplace_grad and whole)
+    return _output(loss, kl, is_div, terms, flat, reduction)
+
+
+def fused_linear_gidd_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    x: Tensor,
+    z: Tensor,
+    t: Tensor,
+    process: Process,
+    *,
+    chunk_tokens: int | None = None,
+    weighting: str = "dynamic",
+    w_max: float = 1.0,
+    loss_mask: Tensor | None = None,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> GiddLossOutput:
+    """:func:`gidd_loss` of logits = hidden weight' + bias, computed a few tokens at a time: the logits never exist.
+
+    Parameters
+    ----------
+    hidden : (B, L, d);  weight : (Vp, d);  bias : (Vp,) or None.
+    chunk_tokens : tokens per step; default an eighth of all, fewer where that exceeds the scratch memory.
+    reduction : "mean" or "sum" compute gradients in the forward pass; "none" computes the logits again in backward.
+    """
+    if hidden.dim() != 3 or weight.dim() != 2 or hidden.shape[2] != weight.shape[1]:
+        raise ValueError(
+            f"hidden (B, L, d) and weight (Vp, d) have to agree; got {tuple(hidden.shape)} and {tuple(weight.shape)}"
+        )
+    if weight.shape[0] < process.vocab_size:
+        raise ValueError(f"weight has {weight.shape[0]} rows, fewer than the vocabulary of {process.vocab_size}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias has shape {tuple(bias.shape)}; it has to be ({weight.shape[0]},)")
+    if chunk_tokens is not None and chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens has to be positive; got {chunk_tokens}")
+    # Under autocast hidden states are bfloat16 and the head's weights float32: multiply in the former.
+    weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+    flat = _flatten(x, z, t, hidden.shape[:2], process, loss_mask, weighting, reduction)
+    impl = _implementation(impl, hidden.device)
+    keep = flat.keep
+    terms = token_terms(flat.x[keep], flat.z[keep], flat.t[keep], process, weighting, w_max)
+    rows = hidden.reshape(-1, hidden.shape[2])
+    rows = rows if bool(keep.all()) else rows[keep]
+    if impl == "reference":
+        logits = torch.nn.functional.linear(rows, weight, bias)
+        kl, is_div = dense_divergences(logits, terms.x, terms.z, flat.t[keep], process)
+        loss = _weighted(terms.weight.to(kl.dtype), kl + is_div)
+    else:
+        # An eighth of the tokens, so that the logits of a chunk are an eighth of all, within what scratch allows.
+        most = max(64, 16 * _scratch(hidden.device) // weight.shape[0])
+        chunk = chunk_tokens or max(1, min(most, -(-len(rows) // 8)))
+        head = _EachFromHidden if reduction == "none" else _FromHidden
+        loss, kl, is_div = _apply(head, rows, weight, bias, terms, process, impl, chunk)
+    return _output(loss, kl, is_div, terms, flat, reduction)
+
+
+# --- automatic differentiation ----------------------------------------------------------------------------------
+
+
+class _FromLogits(torch.autograd.Function):
+    """Per-token losses of (N, Vp) logits; the gradient is written in the forward pass, where the softmax is at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, terms: TokenTerms, process: Process, impl: str, inplace: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        out = None
+        if ctx.needs_input_grad[0]:
+            out = logits.detach() if inplace else torch.empty_like(logits)
+        kl, is_div = _blockwise(logits.detach(), terms, Vocabulary.of(process, logits.device), impl, out)
+        ctx.gradient = out
+        ctx.mark_non_differentiable(kl, is_div)
+        return _weighted(terms.weight, kl + is_div), kl, is_div
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = _once(ctx)
+        return gradient.mul_(grad_loss.to(gradient.dtype)[:, None]), None, None, None, None
+
+
+class _FromHidden(torch.autograd.Function):
+    """The sum of the losses from hidden states, and their parts; logits of a chunk live in scratch only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        terms: TokenTerms,
+        process: Process,
+        impl: str,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kl, is_div, gradient = _through_head(
+            hidden, weight, bias, terms, process, impl, chunk, ctx.needs_input_grad[:3], None
+        )
+        ctx.gradient = gradient
+        ctx.mark_non_differentiable(kl, is_div)
+        return _weighted(terms.weight, kl + is_div).sum(), kl, is_div
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in _once(ctx)]
+        return *gradients, None, None, None, None
+
+
+class _EachFromHidden(torch.autograd.Function):
+    """Per-token losses from hidden states; each may get another gradient, so that backward makes the logits again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        terms: TokenTerms,
+        process: Process,
+        impl: str,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kl, is_div, _ = _through_head(hidden, weight, bias, terms, process, impl, chunk, (False,) * 3, None)
+        ctx.save_for_backward(hidden, weight, bias)
+        ctx.rest = (terms, process, impl, chunk)
+        ctx.mark_non_differentiable(kl, is_div)
+        return _weighted(terms.weight, kl + is_div), kl, is_div
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias = ctx.saved_tensors
+        terms, process, impl, chunk = ctx.rest
+        made = _through_head(hidden, weight, bias, terms, process, impl, chunk, ctx.needs_input_grad[:3], grad_loss)[2]
+        return *made, None, None, None, None
+
+
+def _apply(function: Any, *arguments: Any) -> Any:
+    return function.apply(*arguments)
+
+
+def _once(ctx: Any) -> Any:
+    gradient, ctx.gradient = ctx.gradient, None
+    if gradient is None:
+        raise RuntimeError("the gradient was used already: call backward once, or compute the loss again")
+    return gradient
+
+
+def _blockwise(
+    logits: Tensor,
+    terms: TokenTerms,
+    vocabulary: Vocabulary,
+    impl: str,
+    out: Tensor | None,
+    scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """KL and IS (N,) of (N, Vp) logits; ``out`` gets weight x scale x gradient. ``out`` may be ``logits``."""
+    factor = terms.weight if scale is None else terms.weight * scale
+    if impl == "triton":
+        from .kernels import triton_divergences
+
+        return triton_divergences(logits, terms, vocabulary, out, factor)
+    rows = max(1, _scratch(logits.device) // max(logits.shape[1], 1))
+    dtype = logits.dtype if logits.dtype == torch.float64 else torch.float32
+    kl, is_div = torch.empty_like(terms.weight), torch.empty_like(terms.weight)
+    buffer = torch.empty((2, min(rows, len(logits)), logits.shape[1]), dtype=dtype, device=logits.device)
+    for part in _parts(len(logits), rows):
+        scratch = buffer[:, : part.stop - part.start]
+        block = divergences(
+            logits[part], terms.rows(part), vocabulary, scratch, None if out is None else out[part], factor[part]
+        )
+        kl[part], is_div[part] = block
+    return kl, is_div
+
+
+def _through_head(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    terms: TokenTerms,
+    process: Process,
+    impl: str,
+    chunk: int,
+    wanted: Sequence[bool],
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """KL and IS (N,), and the wanted gradients of hidden, weight, bias, of sum weight x scale x (KL + IS)."""
+    vocabulary = Vocabulary.of(process, hidden.device)
+    kl, is_div = torch.empty_like(terms.weight), torch.empty_like(terms.weight)
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    grad_hidden = torch.empty_like(hidden) if wanted[0] else None
+    grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if wanted[1] else None
+    grad_bias = torch.zeros(weight.shape[0], dtype=wide, device=weight.device) if wanted[2] else None
+    buffer = hidden.new_empty(min(chunk, len(hidden)), weight.shape[0])
+    for part in _parts(len(hidden), chunk):
+        logits = buffer[: part.stop - part.start]  # one buffer: two chunks never exist at a time
+        if bias is None:
+            torch.mm(hidden[part], weight.T, out=logits)
+        else:
+            torch.addmm(bias, hidden[part], weight.T, out=logits)
+        own = None if scale is None else scale[part]
+        out = logits if any(wanted) else None  # the gradient replaces the logits
+        kl[part], is_div[part] = _blockwise(logits, terms.rows(part), vocabulary, impl, out, own)
+        if grad_hidden is not None:
+            torch.mm(logits, weight, out=grad_hidden[part])
+        if grad_weight is not None:
+            if logits.dtype == wide:
+                grad_weight.addmm_(logits.T, hidden[part])
+            else:
+                grad_weight += logits.T @ hidden[part]
+        if grad_bias is not None:
+            grad_bias += logits.sum(dim=0, dtype=wide)
+    made = (grad_hidden, grad_weight, grad_bias)
+    return kl, is_div, [None if g is None else g.to(weight.dtype) for g in made]
+
+
+# --- checks and shapes --------------------------------------------------------------------------------------------
+
+
+class _Flat(NamedTuple):
+    """Tokens in one row, and which of them count."""
+
+    shape: torch.Size  # (B, L)
+    x: Tensor
+    z: Tensor
+    t: Tensor
+    keep: Tensor
+
+
+def _flatten(
+    x: Tensor,
+    z: Tensor,
+    t: Tensor,
+    shape: torch.Size,
+    process: Process,
+    loss_mask: Tensor | None,
+    weighting: str,
+    reduction: str,
+) -> _Flat:
+    if weighting not in SCHEMES:
+        raise ValueError(f"weighting {weighting!r} is not one of {', '.join(SCHEMES)}")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction {reduction!r} is not one of {', '.join(REDUCTIONS)}")
+    for name, ids in (("x", x), ("z", z)):
+        if ids.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(ids.shape)}; it has to be (B, L) = {tuple(shape)}")
+    if loss_mask is not None and (loss_mask.shape != shape or loss_mask.dtype != torch.bool):
+        raise ValueError(
+            f"loss_mask has to be bool of shape {tuple(shape)}; got {loss_mask.dtype} of {tuple(loss_mask.shape)}"
+        )
+    t = torch.as_tensor(t, device=x.device)
+    if t.shape not in (shape[:1], shape):
+        raise ValueError(f"t has shape {tuple(t.shape)}; it has to be (B,) or (B, L) for B, L = {tuple(shape)}")
+    t = t.double().reshape(*t.shape, *[1] * (2 - t.dim())).expand(shape)
+    if t.numel() and not (float(t.min()) >= 0.0 and float(t.max()) <= 1.0):
+        raise ValueError(f"t has to lie in [0, 1]; got {float(t.min()):g} to {float(t.max()):g}")
+    keep = torch.ones(shape, dtype=torch.bool, device=x.device) if loss_mask is None else loss_mask
+    x, z = process._ids(x, "x"), process._ids(z, "z")
+    if process.mask_id is not None and bool(((x == process.mask_id) & keep).any()):
+        raise ValueError(f"x holds the mask token {process.mask_id}: clean tokens are never masked")
+    return _Flat(shape, x.reshape(-1), z.reshape(-1), t.reshape(-1), keep.reshape(-1))
+
+
+def _output(loss: Tensor, kl: Tensor, is_div: Tensor, terms: TokenTerms, flat: _Flat, reduction: str) -> GiddLossOutput:
+    if reduction == "none":
+        loss = _spread(loss, flat)
+    else:
+        loss = loss.sum()
+        if reduction == "mean":
+            loss = loss / max(int(flat.keep.sum()), 1)
+    kl, is_div = kl.detach(), is_div.detach()
+    elbo = _weighted(terms.elbo_weight, kl + is_div)
+    parts = (_spread(v, flat).float() for v in (elbo, kl, is_div, terms.weight))
+    return GiddLossOutput(loss if loss.dtype == torch.float64 and kl.dtype == torch.float64 else loss.float(), *parts)
+
+
+def _weighted(weight: Tensor, divergence: Tensor) -> Tensor:
+    """weight x divergence, 0 where the weight is, whatever the divergence."""
+    return torch.where(weight > 0, weight * torch.where(weight > 0, divergence, 0.0), 0.0)
+
+
+def _spread(values: Tensor, flat: _Flat) -> Tensor:
+    """(N,) of the tokens that count -> (B, L), zero elsewhere."""
+    if len(values) == len(flat.keep):
+        return values.reshape(flat.shape)
+    return values.new_zeros(len(flat.keep)).masked_scatter(flat.keep, values).reshape(flat.shape)
+
+
+def _implementation(impl: str, device: torch.device) -> str:
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl {impl!r} is not one of {', '.join(IMPLEMENTATIONS)}")
+    if impl == "auto":
+        return "triton" if device.type == "cuda" else "chunked"
+    return impl
+
+
+def _require_finite(logits: Tensor, process: Process) -> None:
+    used = logits[..., : process.vocab_size]
+    if process.mask_id is not None:
+        used = torch.cat([used[..., : process.mask_id], used[..., process.mask_id + 1 :]], dim=-1)
+    if not bool(torch.isfinite(used).all()):
+        b, i, v = (int(k) for k in (~torch.isfinite(used)).nonzero()[0])
+        raise FloatingPointError(f"logits[{b}, {i}] hold {float(used[b, i, v])} (batch element {b}, position {i})")
+
+
+def _scratch(device: torch.device) -> int:
+    return SCRATCH.get(device.type, SCRATCH["cuda"])
+
+
+def _parts(n: int, rows: int) -> Iterator[slice]:
+    return (slice(start, min(start + rows, n)) for start in range(0, n, rows))

@@ -1,0 +1,86 @@
+"""Any mixture of fixed distributions with time-varying masses, e.g. unigram noise or noise within word classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from .base import Process, check_vocabulary
+
+Schedule = Callable[[Tensor], Tensor]
+
+
+class MixtureProcess(Process):
+    """q_t = alpha(t) x + sum_k beta_k(t) u_k with sum_k beta_k = 1 - alpha.
+
+    Parameters
+    ----------
+    vocab_size : V.
+    alpha : differentiable function of a float64 tensor of times, 1 at t = 0 and 0 at t = 1.
+    masses : one such function per measure.
+    measures : (K, V) tensor or K vectors; normalised here.
+    mask_id : the mask token, if there is one. Its mass has to come from a measure of its own.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        alpha: Schedule,
+        masses: Sequence[Schedule],
+        measures: Tensor | Sequence[Tensor],
+        mask_id: int | None = None,
+    ) -> None:
+        check_vocabulary(vocab_size, mask_id)
+        vectors = torch.stack([torch.as_tensor(u, dtype=torch.float64) for u in measures])
+        if vectors.shape != (len(masses), vocab_size):
+            raise ValueError(
+                f"measures have to be {len(masses)} vectors of {vocab_size} entries; got shape {tuple(vectors.shape)}"
+            )
+        if not bool(torch.isfinite(vectors).all()) or bool((vectors < 0).any()) or bool((vectors.sum(-1) <= 0).any()):
+            raise ValueError("every measure has to be finite, not negative, and not all zero")
+        if mask_id is not None and any(0 < float(u[mask_id]) < float(u.sum()) for u in vectors):
+            raise ValueError(f"a measure mixes the mask token {mask_id} with others: give the mask its own measure")
+        self.vocab_size, self.mask_id = vocab_size, mask_id
+        self._alpha, self._masses = alpha, list(masses)
+        self._vectors = vectors / vectors.sum(-1, keepdim=True)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._alpha(t.double())
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        return _derivative(self._alpha, t)
+
+    def masses(self, t: Tensor) -> Tensor:
+        return torch.stack([beta(t.double()) for beta in self._masses], dim=-1)
+
+    def rate_masses(self, t: Tensor) -> Tensor:
+        slopes = torch.stack([_derivative(beta, t) for beta in self._masses], dim=-1)
+        return slopes - (self.alpha_rate(t) / self.alpha(t))[..., None] * self.masses(t)
+
+    @cached_property
+    def measures(self) -> Tensor:
+        return self._vectors
+
+    def to_dict(self) -> dict[str, Any]:
+        raise ConfigError("a MixtureProcess is made of functions and cannot be stored; make it again in your code")
+
+    def __repr__(self) -> str:
+        return f"MixtureProcess(vocab_size={self.vocab_size}, K={len(self._masses)}, mask_id={self.mask_id})"
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+def _derivative(function: Schedule, t: Tensor) -> Tensor:
+    with torch.enable_grad():
+        at = t.detach().double().requires_grad_(True)
+        value = function(at)
+        if not value.requires_grad:
+            return torch.zeros_like(at)
+        (slope,) = torch.autograd.grad(value.sum(), at)
+    return slope

@@ -1,0 +1,24 @@
+"""Training: from a configuration and a corpus to checkpoints (`GiddTrainer`), or in memory (`train_model`)."""
+
+from .checkpoint import latest_step
+from .config import TrainConfig, load_config
+from .memory import train_model
+from .noise import NoisyBatch, noisy_batch, stratified_times
+from .optim import LaProp, learning_rate_factor
+from .trainer import FitResult, GiddTrainer, TrainingDiverged, TrainingInterrupted
+
+__all__ = [
+    "FitResult",
+    "GiddTrainer",
+    "LaProp",
+    "NoisyBatch",
+    "TrainConfig",
+    "TrainingDiverged",
+    "TrainingInterrupted",
+    "latest_step",
+    "learning_rate_factor",
+    "load_config",
+    "noisy_batch",
+    "stratified_times",
+    "train_model",
+]

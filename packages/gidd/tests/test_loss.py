@@ -1,0 +1,486 @@
+"""The loss against path-wise KL from rates, masked diffusion, automatic differentiation, and its own promises."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gidd import exact
+from gidd.loss import fused_linear_gidd_loss, gidd_loss
+from gidd.process import HybridProcess, MaskedProcess, MixtureProcess, Process, SNRProcess, UniformProcess
+
+V = 7
+IMPLEMENTATIONS = ["reference", "chunked"]
+WEIGHTINGS = ["none", "clip", "dynamic", "dynamic_exact", "snr"]
+
+
+def class_noise() -> MixtureProcess:
+    """Masking plus noise within two word classes, one of which leaves tokens out."""
+    mask, low, high = torch.eye(V)[V - 1], torch.zeros(V), torch.zeros(V)
+    low[:2], high[2:5] = 1.0, torch.tensor([1.0, 2.0, 3.0])
+    masses = [lambda t: t**2, lambda t: t * (1 - t) / 4, lambda t: 3 * t * (1 - t) / 4]
+    return MixtureProcess(V, lambda t: 1 - t, masses, [mask, low, high], mask_id=V - 1)
+
+
+PROCESSES = [
+    HybridProcess(V, V - 1, 0.2),
+    HybridProcess(V, 0, 0.4, gamma=0.6),
+    HybridProcess(V, 3, 0.1, gamma=2.0),
+    MaskedProcess(V, V - 1),
+    UniformProcess(V),
+    SNRProcess(V, V - 1),
+    class_noise(),
+]
+
+
+class Batch:
+    """Random clean and noisy tokens; the first ones are x = z, the mask where there is one, and another token."""
+
+    def __init__(self, p: Process, B: int = 3, L: int = 5, seed: int = 0, per_token: bool = True) -> None:
+        g = torch.Generator().manual_seed(seed)
+        tokens = torch.tensor([v for v in range(p.vocab_size) if v != p.mask_id])
+        self.x = tokens[torch.randint(len(tokens), (B, L), generator=g)]
+        self.t = torch.rand((B, L) if per_token else (B,), generator=g, dtype=torch.float64) * 0.98 + 0.01
+        self.z = p.q_sample(self.x, self.t, g)
+        self.z[0, 0] = self.x[0, 0]
+        if p.mask_id is not None:
+            self.z[0, 1] = p.mask_id
+        self.logits = 2 * torch.randn(B, L, p.vocab_size + 5, generator=g, dtype=torch.float64)
+
+    @property
+    def args(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.x, self.z, self.t
+
+    def probs(self, p: Process) -> Tensor:
+        scores = self.logits[..., : p.vocab_size].clone()
+        if p.mask_id is not None:
+            scores[..., p.mask_id] = -torch.inf
+        return scores.softmax(-1)
+
+
+def gradient(logits: Tensor, *args, **options) -> tuple[Tensor, Tensor]:
+    """Loss and its gradient."""
+    logits = logits.clone().requires_grad_(True)
+    loss = gidd_loss(logits, *args, **options).loss
+    loss.sum().backward()
+    return loss.detach(), logits.grad
+
+
+# --- what it computes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("p", PROCESSES, ids=repr)
+def test_the_integrand_is_the_kl_rate_between_the_two_reverse_chains(p: Process, impl: str) -> None:
+    """Reverse rates z -> y are R(y -> z) q(y)/q(z); KL rate sum_y (R ln(R/S) - R + S), from forward rates."""
+    b = Batch(p)
+    h = 1e-7
+    a, n = p.transition(b.t - h, b.t + h)
+    forward = a[..., None, None] * torch.eye(V, dtype=torch.float64) + n[..., None, :]
+    rates = (forward - torch.eye(V, dtype=torch.float64)) / (2 * h)  # (B, L, from, to)
+    into_z = rates.gather(-1, b.z[..., None, None].expand(*b.z.shape, V, 1))[..., 0]  # R(y -> z)
+    q, model = p.marginal(b.x, b.t), p.marginal(b.probs(p), b.t)
+    q_z, model_z = q.gather(-1, b.z[..., None]), model.gather(-1, b.z[..., None])
+    true, learned = into_z * q / q_z, into_z * model / model_z
+    rate = torch.where(true > 0, true * torch.log(true / learned), 0.0) - true + learned
+    want = rate.scatter(-1, b.z[..., None], 0.0).sum(-1)
+    got = gidd_loss(b.logits, *b.args, p, weighting="none", reduction="none", impl=impl)
+    assert torch.allclose(got.loss, want, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(got.elbo.double(), got.loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_without_uniform_noise_it_is_the_masked_diffusion_loss(impl: str) -> None:
+    for p in (HybridProcess(V, V - 1, 0.0), MaskedProcess(V, V - 1)):
+        b = Batch(p, B=8, L=16)
+        got = gidd_loss(b.logits, *b.args, p, weighting="none", reduction="none", impl=impl).loss
+        nll = -b.probs(p).gather(-1, b.x[..., None])[..., 0].log()
+        want = torch.where(b.z == V - 1, nll / b.t, 0.0)
+        assert got.dtype == torch.float64
+        assert (want > 0).any()
+        assert torch.allclose(got, want, rtol=1e-10, atol=1e-10)
+        # Its gradient is that of cross-entropy, and exactly zero on visible tokens.
+        _, grad = gradient(b.logits, *b.args, p, weighting="none", reduction="sum", impl=impl)
+        hot = torch.nn.functional.one_hot(b.x, V)
+        assert torch.allclose(grad[..., :V], (b.probs(p) - hot) * ((b.z == V - 1) / b.t)[..., None], atol=1e-10)
+        assert (grad[b.z != V - 1] == 0).all()
+
+
+@pytest.mark.parametrize("p_u", [0.0, 0.2])
+def test_sums_over_all_sequences_agree_with_the_enumeration(p_u: float) -> None:
+    p = HybridProcess(4, 3, p_u)
+    joint = torch.rand(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    joint /= joint.sum()
+    table = torch.randn(16, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def model(z: Tensor, t: Tensor) -> Tensor:
+        return table[z[:, 0] * 4 + z[:, 1]] + t[:, None, None]
+
+    t = torch.tensor(0.3, dtype=torch.float64)
+    x = torch.cartesian_prod(torch.arange(3), torch.arange(3)).repeat_interleave(16, 0)
+    z = torch.cartesian_prod(torch.arange(4), torch.arange(4)).repeat(9, 1)
+    likely = joint[tuple(x.T)] * p.marginal(x, t.expand(x.shape)).gather(-1, z[..., None])[..., 0].prod(-1)
+    times = t.expand(len(z))
+    loss = gidd_loss(model(z, times), x, z, times, p, weighting="none", reduction="none").loss.sum(-1)
+    mean = (likely * torch.where(likely > 0, loss, 0.0)).sum()
+    # A short interval around t.
+    h = 1e-4
+    assert float(mean) == pytest.approx(exact.path_nelbo(model, joint, p, 0.3 - h, 0.3 + h, 3) / (2 * h), rel=1e-5)
+
+
+@pytest.mark.parametrize("p", PROCESSES, ids=repr)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_every_implementation_gives_the_same_values_and_gradients(p: Process, weighting: str) -> None:
+    b = Batch(p)
+    options = {"weighting": weighting, "reduction": "none"}
+    want, want_grad = gradient(b.logits, *b.args, p, impl="reference", **options)
+    for dtype, value, slope in ((torch.float64, 1e-9, 1e-8), (torch.float32, 1e-5, 1e-4)):
+        loss, grad = gradient(b.logits.to(dtype), *b.args, p, impl="chunked", **options)
+        scale = want.abs().max()
+        assert torch.allclose(loss.double(), want, rtol=value, atol=value * scale)
+        assert torch.allclose(grad.double(), want_grad, rtol=slope, atol=slope * float(want_grad.abs().max()))
+    parts = gidd_loss(b.logits, *b.args, p, **options)
+    assert torch.allclose(parts.weight.double(), p.loss_weight(b.z, b.x, b.t, weighting), rtol=1e-6)
+    assert torch.allclose(parts.loss, (parts.weight * (parts.kl + parts.is_div)).double(), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(parts.elbo, gidd_loss(b.logits, *b.args, p, weighting="none").elbo)
+    assert not any(v.requires_grad for v in parts[1:])
+
+
+@pytest.mark.parametrize("p", PROCESSES, ids=repr)
+def test_gradients_are_slopes(p: Process) -> None:
+    b, h = Batch(p, B=2, L=3), 1e-5
+
+    def loss(values: Tensor) -> Tensor:
+        return gidd_loss(values, *b.args, p, weighting="none", reduction="none").loss
+
+    _, grad = gradient(b.logits, *b.args, p, weighting="none", reduction="sum")
+    for v in range(b.logits.shape[-1]):
+        step = torch.zeros_like(b.logits)
+        step[..., v] = h
+        slope = (loss(b.logits + step) - loss(b.logits - step)) / (2 * h)
+        assert torch.allclose(grad[..., v], slope, rtol=1e-5, atol=1e-6)
+
+
+def test_gradcheck_of_the_fused_head() -> None:
+    """Without reduction, where backward may run more than once; below, the other reductions are compared with it."""
+    p = PROCESSES[0]
+    b = Batch(p, B=1, L=3)
+
+    def loss(*head: Tensor) -> Tensor:
+        return fused_linear_gidd_loss(*head, *b.args, p, chunk_tokens=2, reduction="none").loss
+
+    assert torch.autograd.gradcheck(loss, tuple(Head(V, (1, 3)).tensors), rtol=1e-4)
+
+
+# --- extremes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [*PROCESSES, HybridProcess(2, 1, 0.3), MaskedProcess(2, 0)], ids=repr)
+@pytest.mark.parametrize("time", [1e-6, 0.5, 1 - 1e-6])
+def test_extreme_logits_and_times_stay_finite_and_right(p: Process, time: float) -> None:
+    tokens = torch.tensor([v for v in range(p.vocab_size) if v != p.mask_id])
+    first, last = tokens[0], tokens[-1]
+    noisy = [first, last] + ([] if p.mask_id is None else [torch.tensor(p.mask_id)])
+    t = torch.tensor([time], dtype=torch.float64)
+    cases = [(x, z) for x in (first, last) for z in noisy if float(p.marginal(x, t[0])[z]) > 0]
+    x, z = (torch.stack(ids).repeat(3)[None] for ids in zip(*cases, strict=True))
+    logits = torch.zeros(1, len(cases) * 3, p.vocab_size + 1, dtype=torch.float64)
+    logits[0, : len(cases), first] = 80.0
+    logits[0, len(cases) : 2 * len(cases), first] = -80.0
+    logits[0, len(cases) : 2 * len(cases), last] += 80.0
+    # Divergences are sums of float32 numbers of order 1: right to 1e-5 or to two roundings, before the weight.
+    for weighting in ("none", "dynamic_exact"):
+        options = {"weighting": weighting, "reduction": "none"}
+        rounding = 2.0**-22 * p.loss_weight(z, x, t[:, None], weighting)
+        want, want_grad = gradient(logits, x, z, t, p, impl="reference", **options)
+        loss, grad = gradient(logits.float(), x, z, t, p, impl="chunked", **options)
+        assert torch.isfinite(loss).all()
+        assert torch.isfinite(grad).all()
+        assert ((loss - want).abs() <= 1e-5 * want + rounding).all()
+        size = want_grad.abs().amax(-1, keepdim=True)
+        assert ((grad - want_grad).abs() <= 1e-4 * size + rounding[..., None]).all()
+
+
+def test_the_wrong_noise_of_a_sure_model_costs_finitely() -> None:
+    """z was replaced, the model is sure of z: the price is (ln and) the ratio of the masses, not infinite."""
+    p = HybridProcess(50, 49, 0.1)
+    t = torch.tensor([1e-4], dtype=torch.float64)
+    x, z = torch.tensor([[3]]), torch.tensor([[8]])
+    logits = torch.full((1, 1, 50), -80.0)
+    logits[0, 0, 8] = 80.0
+    out = gidd_loss(logits, x, z, t, p, weighting="none", reduction="none")
+    alpha, b = float(p.alpha(t)), float(p.noise_at(z, t))
+    want = (alpha + b) * torch.log(torch.tensor((alpha + b) / b)) - b * torch.log(torch.tensor((alpha + b) / b))
+    assert float(out.kl) == pytest.approx(float(want), rel=1e-5)
+    ratio = b / (alpha + b)
+    assert float(out.is_div) == pytest.approx(ratio - float(torch.log(torch.tensor(ratio))) - 1, rel=1e-5)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("p", PROCESSES, ids=repr)
+def test_mask_and_padding_columns_do_not_matter(p: Process, impl: str) -> None:
+    b = Batch(p)
+    loss, _ = gradient(b.logits, *b.args, p, impl=impl)
+    wild = b.logits.clone()
+    wild[..., V:] = 1e4
+    if p.mask_id is not None:
+        wild[..., p.mask_id] = 1e4
+    again, grad = gradient(wild, *b.args, p, impl=impl)
+    assert float(loss) == pytest.approx(float(again), rel=1e-12)
+    assert (grad[..., V:] == 0).all()
+    if p.mask_id is not None:
+        assert (grad[..., p.mask_id] == 0).all()
+    assert torch.allclose(grad.sum(-1), torch.zeros(b.x.shape, dtype=torch.float64), atol=1e-9)
+
+
+@pytest.mark.parametrize("p", PROCESSES, ids=repr)
+def test_bfloat16_is_summed_in_float32(p: Process) -> None:
+    b = Batch(p)
+    rounded = b.logits.bfloat16()
+    want, want_grad = gradient(rounded.double(), *b.args, p, weighting="none", reduction="none", impl="reference")
+    loss, grad = gradient(rounded, *b.args, p, weighting="none", reduction="none")
+    assert grad.dtype == torch.bfloat16
+    assert torch.allclose(loss.double(), want, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(grad.double(), want_grad, rtol=1e-2, atol=1e-2 * float(want_grad.abs().max()))
+
+
+# --- promises -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_one_time_per_sequence_is_the_same_time_for_every_token(impl: str) -> None:
+    p = PROCESSES[0]
+    b = Batch(p, per_token=False)
+    one, one_grad = gradient(b.logits, *b.args, p, impl=impl)
+    all_, all_grad = gradient(b.logits, b.x, b.z, b.t[:, None].expand(b.x.shape), p, impl=impl)
+    assert torch.equal(one, all_)
+    assert torch.equal(one_grad, all_grad)
+    # and single tokens may be computed one by one
+    b = Batch(p)
+    whole = gidd_loss(b.logits, *b.args, p, reduction="none", impl=impl).loss
+    single = gidd_loss(b.logits[1:2, 3:4], b.x[1:2, 3:4], b.z[1:2, 3:4], b.t[1:2, 3:4], p, impl=impl).loss
+    assert float(whole[1, 3]) == pytest.approx(float(single), rel=1e-12)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_loss_mask_leaves_tokens_out_whatever_they_hold(impl: str) -> None:
+    p = PROCESSES[0]
+    b = Batch(p)
+    keep = torch.ones(3, 5, dtype=torch.bool)
+    keep[1] = False
+    keep[2, 3:] = False
+    each = gidd_loss(b.logits, *b.args, p, reduction="none", impl=impl)
+    b.logits[~keep] = 1e30
+    b.x[1, 0] = p.mask_id
+    loss, grad = gradient(b.logits, *b.args, p, loss_mask=keep, impl=impl)
+    assert float(loss) == pytest.approx(float(each.loss[keep].mean()), rel=1e-12)
+    assert (grad[~keep] == 0).all()
+    parts = gidd_loss(b.logits, *b.args, p, loss_mask=keep, reduction="none", impl=impl)
+    assert all((v[~keep] == 0).all() for v in parts)
+    assert torch.allclose(parts.loss[keep], each.loss[keep])
+    total = gidd_loss(b.logits, *b.args, p, loss_mask=keep, reduction="sum", impl=impl).loss
+    assert float(total) == pytest.approx(float(each.loss[keep].sum()), rel=1e-12)
+    nothing, grad = gradient(b.logits, *b.args, p, loss_mask=torch.zeros_like(keep), impl=impl)
+    assert float(nothing) == 0.0
+    assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_caller_s_logits_are_left_alone(impl: str, dtype: torch.dtype) -> None:
+    p = PROCESSES[0]
+    b = Batch(p)
+    logits = b.logits.to(dtype).requires_grad_(True)
+    before = logits.detach().clone()
+    out = gidd_loss(logits, *b.args, p, impl=impl)
+    out.loss.backward()
+    assert torch.equal(logits.detach(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_gradient_may_take_the_place_of_the_logits(dtype: torch.dtype, reduction: str) -> None:
+    p = PROCESSES[0]
+    b = Batch(p)
+    want, want_grad = gradient(b.logits.to(dtype), *b.args, p, reduction=reduction)
+    leaf = b.logits.to(dtype).requires_grad_(True)
+    logits = leaf + 0.0
+    at = logits.data_ptr()
+    seen = []
+    logits.register_hook(lambda g: seen.append(g.data_ptr()))
+    loss = gidd_loss(logits, *b.args, p, reduction=reduction, inplace_grad=True).loss
+    loss.backward()
+    assert torch.equal(loss.detach(), want)
+    assert torch.equal(leaf.grad, want_grad)
+    assert seen == [at]
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_no_weight_is_no_gradient_even_where_the_divergence_is_huge(impl: str) -> None:
+    p = MaskedProcess(V, V - 1)
+    x, t = torch.zeros(1, 4, dtype=torch.long), torch.tensor([0.5])
+    logits = torch.zeros(1, 4, V, dtype=torch.float64)
+    logits[..., 0] = -300.0
+    for weighting in ("none", "dynamic", "dynamic_exact", "clip", "snr"):
+        loss, grad = gradient(logits, x, x.clone(), t, p, weighting=weighting, impl=impl)
+        assert float(loss) == 0.0
+        assert (grad == 0).all()
+
+
+def test_the_loss_scales_with_the_gradient_that_arrives_and_backward_runs_once() -> None:
+    p = PROCESSES[0]
+    b = Batch(p)
+    g = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    one, two = (b.logits.clone().requires_grad_(True) for _ in range(2))
+    gidd_loss(one, *b.args, p, reduction="none").loss.backward(g)
+    gidd_loss(two, *b.args, p, reduction="none", impl="reference").loss.backward(g)
+    assert torch.allclose(one.grad, two.grad, atol=1e-10)
+    loss = gidd_loss(one, *b.args, p).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
+
+
+def test_bad_arguments_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = PROCESSES[0]
+    b = Batch(p, per_token=False)
+    x, z, t = b.args
+
+    def fails(match: str, logits=b.logits, x=x, z=z, t=t, **options) -> None:
+        with pytest.raises(ValueError, match=match):
+            gidd_loss(logits, x, z, t, p, **options)
+
+    fails("columns", logits=b.logits[..., : V - 1])
+    fails("float tensor", logits=b.logits.long())
+    fails("x has shape", x=x[:, :2])
+    fails("z has shape", z=z[:1])
+    fails("t has shape", t=t[:1])
+    fails(r"t has to lie in \[0, 1\]; got", t=t + 1)
+    fails("t has to lie", t=t * torch.nan)
+    fails(r"outside \[0, 7\)", x=x + V)
+    fails("id -1", z=z * 0 - 1)
+    fails("mask token 6", x=x * 0 + V - 1)
+    fails("'heavy'", weighting="heavy")
+    fails("'max'", reduction="max")
+    fails("'fast'", impl="fast")
+    fails("loss_mask", loss_mask=torch.ones(3, 5))
+    monkeypatch.setenv("GIDD_DEBUG", "1")
+    bad = b.logits.clone()
+    bad[2, 1, 4] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"logits\[2, 1\]"):
+        gidd_loss(bad, x, z, t, p)
+    bad = b.logits.clone()
+    bad[2, 1, V - 1 :] = torch.nan  # mask and padding
+    assert torch.isfinite(gidd_loss(bad, x, z, t, p).loss)
+
+
+def test_an_empty_batch_is_a_loss_of_zero() -> None:
+    p = PROCESSES[0]
+    x = torch.zeros(0, 4, dtype=torch.long)
+    loss, grad = gradient(torch.zeros(0, 4, V), x, x, torch.zeros(0), p)
+    assert float(loss) == 0.0
+    assert grad.shape == (0, 4, V)
+
+
+# --- from hidden states -------------------------------------------------------------------------------------------
+
+
+class Head:
+    """Hidden states and a head that makes logits of them."""
+
+    def __init__(self, columns: int, tokens: tuple[int, int] = (3, 5), d: int = 4, dtype=torch.float64) -> None:
+        g = torch.Generator().manual_seed(4)
+        self.tensors = [
+            torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_(True)
+            for shape in ((*tokens, d), (columns, d), (columns,))
+        ]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("p", [PROCESSES[0], PROCESSES[3], PROCESSES[6]], ids=repr)
+def test_through_the_head_it_is_the_same_loss(p: Process, impl: str, reduction: str, bias: bool) -> None:
+    b, keep = Batch(p), torch.ones(3, 5, dtype=torch.bool)
+    keep[2, 2:] = False
+    options = {"weighting": "none", "loss_mask": keep, "reduction": reduction}
+    results = []
+    for fused in (False, True):
+        hidden, weight, offset = Head(V + 2).tensors
+        offset = offset if bias else None
+        if fused:
+            out = fused_linear_gidd_loss(hidden, weight, offset, *b.args, p, chunk_tokens=4, impl=impl, **options)
+        else:
+            out = gidd_loss(torch.nn.functional.linear(hidden, weight, offset), *b.args, p, impl="reference", **options)
+        cost = out.loss if reduction != "none" else (out.loss * torch.arange(15.0).reshape(3, 5)).sum()
+        (3 * cost).backward()
+        grads = [g.grad for g in (hidden, weight, offset) if g is not None]
+        results.append((out, grads))
+    (want, want_grads), (got, grads) = results
+    for name, a, c in zip(want._fields, got, want, strict=True):
+        assert torch.allclose(a.double(), c.double(), rtol=1e-6, atol=1e-7), name
+    for a, c in zip(grads, want_grads, strict=True):
+        assert torch.allclose(a, c, rtol=1e-8, atol=1e-8)
+
+
+def test_through_the_head_in_bfloat16_and_with_frozen_weights() -> None:
+    p = PROCESSES[0]
+    b = Batch(p)
+    hidden, weight, bias = Head(V, dtype=torch.bfloat16).tensors
+    fused_linear_gidd_loss(hidden, weight, bias, *b.args, p).loss.backward()
+    wide = [v.detach().double().requires_grad_(True) for v in (hidden, weight, bias)]
+    gidd_loss(torch.nn.functional.linear(*wide), *b.args, p).loss.backward()
+    for got, want in zip((hidden, weight, bias), wide, strict=True):
+        assert got.grad.dtype == torch.bfloat16
+        assert torch.allclose(got.grad.double(), want.grad, atol=4e-2 * float(want.grad.abs().max()))
+    frozen = weight.detach()
+    other = hidden.detach().clone().requires_grad_(True)
+    fused_linear_gidd_loss(other, frozen, None, *b.args, p).loss.backward()
+    assert other.grad is not None
+    with torch.no_grad():
+        assert torch.isfinite(fused_linear_gidd_loss(other, frozen, None, *b.args, p).loss)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any tensor made while it is active has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.untyped_storage().nbytes() // value.element_size())
+        return out
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_through_the_head_the_logits_never_exist(reduction: str) -> None:
+    tokens, columns, d, chunk = 512, 1024, 8, 32
+    p = HybridProcess(columns, columns - 1, 0.2)
+    b = Batch(p, B=1, L=tokens)
+    hidden, weight, bias = Head(columns, (1, tokens), d, torch.float32).tensors
+    with Largest() as fused:
+        out = fused_linear_gidd_loss(hidden, weight, bias, *b.args, p, chunk_tokens=chunk, reduction=reduction)
+        out.loss.sum().backward()
+    assert fused.elements <= 3 * chunk * columns  # a chunk of logits and its scratch, an eighth of all logits at most
+    with Largest() as dense:
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        gidd_loss(logits, *b.args, p).loss.backward()
+    assert dense.elements >= tokens * columns
+
+
+def test_through_the_head_bad_arguments_are_named() -> None:
+    p = PROCESSES[0]
+    b = Batch(p)
+    hidden, weight, bias = (v.detach() for v in Head(V).tensors)
+    for match, args, options in (
+        ("agree", (hidden, weight[:, :2], bias), {}),
+        ("rows", (hidden, weight[:4], bias[:4]), {}),
+        ("bias", (hidden, weight, bias[:4]), {}),
+        ("chunk_tokens", (hidden, weight, bias), {"chunk_tokens": 0}),
+    ):
+        with pytest.raises(ValueError, match=match):
+            fused_linear_gidd_loss(*args, *b.args, p, **options)

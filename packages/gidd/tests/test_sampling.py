@@ -1,0 +1,258 @@
+"""Sampling against exact laws: the right distribution, the right number of calls, nothing frozen ever moves."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2
+
+from gidd import HybridProcess, MaskedProcess, SNRProcess, UniformProcess, sample
+from gidd.exact import loo_model
+from gidd.sampling import Streams, time_grid
+from gidd.sampling.ancestral import _step
+from gidd.sampling.predict import draw, sharpen
+
+V0, V, MASK = 4, 5, 4
+
+
+def copies(process):
+    """The exact model of two equal tokens, uniform over V0: what one says of the other."""
+
+    def model(z, t):
+        t, other = t.double()[:, None], z.flip(1)
+        q = torch.stack([process.noise_at(other, t) + (other == v) * process.alpha(t) for v in range(V0)], -1)
+        out = torch.full((*z.shape, process.vocab_size), -torch.inf, dtype=torch.float64)
+        out[..., :V0] = (q / q.sum(-1, keepdim=True)).log()
+        return out
+
+    return model
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def disagreement(process, steps, grid, n=20_000):
+    tokens = sample(copies(process), process, (n, 2), steps, grid=grid, generator=seeded()).tokens
+    return float((tokens[:, 0] != tokens[:, 1]).double().mean())
+
+
+def test_warped_grid_leaves_a_fifth_of_the_mistakes_of_the_linear_one():
+    process = HybridProcess(V, MASK, 0.2)
+    assert disagreement(process, 64, "linear") >= 5 * disagreement(process, 64, "power:3")
+
+
+@pytest.mark.parametrize(
+    ("p_uniform", "grid", "agreement"),
+    [
+        (0.2, "linear", (0.80, 0.87)),
+        (0.2, "auto", (0.95, 0.98)),
+        (0.1, "auto", (0.97, 0.99)),
+        (0.0, "auto", (0.90, 0.95)),
+    ],
+)
+def test_copy_language_agrees_as_computed_for_the_specification(p_uniform, grid, agreement):
+    for steps, expected in zip((8, 16), agreement, strict=True):
+        assert 1 - disagreement(HybridProcess(V, MASK, p_uniform), steps, grid) == pytest.approx(expected, abs=0.015)
+
+
+def chain(length=4, states=3, seed=0):
+    """Joint of a small Markov chain, (states,) * length."""
+    rng = np.random.default_rng(seed)
+    p, joint = rng.dirichlet(np.ones(states)), None
+    step = rng.dirichlet(0.5 * np.ones(states), size=states)
+    joint = p
+    for _ in range(length - 1):
+        joint = joint[..., None] * step
+    return torch.tensor(joint)
+
+
+def codes(tokens, base):
+    return (tokens * base ** torch.arange(tokens.shape[1] - 1, -1, -1)).sum(1)
+
+
+def p_value(counts, expected):
+    """Chi-square goodness of fit, cells with fewer than 5 expected joined."""
+    rare = expected < 5
+    seen = np.append(counts[~rare], counts[rare].sum())
+    wanted = np.append(expected[~rare], expected[rare].sum())
+    keep = wanted > 0
+    assert seen[~keep].sum() == 0
+    statistic = ((seen[keep] - wanted[keep]) ** 2 / wanted[keep]).sum()
+    return chi2.sf(statistic, keep.sum() - 1) if keep.sum() > 1 else 1.0
+
+
+@pytest.mark.parametrize(
+    "process", [HybridProcess(4, 3, 0.2), MaskedProcess(4, 3), SNRProcess(4, 3), UniformProcess(3)], ids=repr
+)
+def test_samples_with_the_exact_model_match_a_markov_chain(process):
+    joint = chain()
+    n = 5_000
+    steps = 256 if process.mask_id is not None else 512
+    out = sample(loo_model(joint, process), process, (n, 4), steps, generator=seeded(1))
+    assert out.num_model_calls == steps
+    assert not bool((out.tokens == process.mask_id).any()) if process.mask_id is not None else True
+    counts = torch.bincount(codes(out.tokens, 3), minlength=81).numpy()
+    assert p_value(counts, joint.flatten().numpy() * n) > 1e-3
+
+
+@pytest.mark.parametrize("process", [HybridProcess(6, 2, 0.3), MaskedProcess(6, 5), UniformProcess(6)], ids=repr)
+@pytest.mark.parametrize(("s", "t"), [(0.3, 0.6), (0.0, 0.2), (0.7, 1.0)])
+def test_routes_draw_from_the_dense_posterior(process, s, t):
+    torch.manual_seed(0)
+    n = 40_000
+    s, t = (torch.tensor(value, dtype=torch.float64) for value in (s, t))
+    probs = torch.rand(6).double()
+    if process.mask_id is not None:
+        probs[process.mask_id] = 0
+    log_x = (probs / probs.sum()).log()
+    for z in (0, 1, process.mask_id or 3):
+        if float(process.noise_at(torch.tensor(z), t)) == 0 and float(process.alpha(t)) == 0:
+            continue
+        tokens = torch.full((n, 1), z)
+        new = _step(process, tokens, log_x.expand(n, 1, 6), s, t, Streams.of(seeded(z), n, "cpu"), 0.0)
+        expected = process.posterior(torch.tensor(z), log_x.exp(), s, t).numpy()
+        assert p_value(np.bincount(new[:, 0].numpy(), minlength=6), expected * n) > 1e-4
+
+
+def test_without_a_route_a_token_stays():
+    """A visible token of masked diffusion whose model gives it no probability."""
+    process = MaskedProcess(3, 2)
+    log_x = torch.tensor([-torch.inf, 0.0, -torch.inf]).expand(1, 1, 3)
+    s, t = torch.tensor(0.2).double(), torch.tensor(0.5).double()
+    assert int(_step(process, torch.tensor([[0]]), log_x, s, t, Streams.of(seeded(), 1, "cpu"), 0.0)) == 0
+
+
+def test_a_sequence_does_not_depend_on_its_batch():
+    process = HybridProcess(V, MASK, 0.2)
+    together = sample(copies(process), process, (40, 2), 16, generator=seeded(3)).tokens
+    one = seeded(3)
+    alone = torch.cat([sample(copies(process), process, (1, 2), 16, generator=one).tokens for _ in range(40)])
+    assert torch.equal(together, alone)
+
+
+def test_streams_are_uniform_and_unrelated():
+    u = Streams.of(seeded(), 2_000, "cpu").uniform(64)
+    assert float(u.min()) >= 0
+    assert float(u.max()) < 1
+    counts = torch.histc(u, 100, 0, 1).numpy()
+    assert p_value(counts, np.full(100, u.numel() / 100)) > 1e-3
+    correlation = torch.corrcoef(u[:200]).fill_diagonal_(0)
+    assert float(correlation.abs().max()) < 6 / np.sqrt(64)
+
+
+def test_rare_tokens_are_drawn_as_often_as_they_should():
+    """10^6 draws; tokens of probability k 10^-6, k = 1 … 40, and none beyond the last that has any."""
+    k = torch.arange(1, 41).double() * 1e-6
+    p = torch.cat([k, (1 - k.sum())[None], torch.zeros(3)])
+    tokens = draw(p.log().float().expand(1_000_000, -1), torch.rand(1_000_000, generator=seeded()).double())
+    counts = torch.bincount(tokens, minlength=44).double()
+    assert float(counts[-3:].sum()) == 0
+    seen, expected = float(counts[:40].sum()), float(k.sum()) * 1e6
+    assert abs(seen - expected) < 4 * expected**0.5
+
+
+def test_frozen_tokens_never_change_and_prompts_begin_the_text():
+    process = HybridProcess(V, MASK, 0.3)
+    seen = []
+    out = sample(
+        copies(process), process, (50, 2), 8, prompt=torch.tensor([3, 0]), frozen=torch.tensor([False, True]),
+        return_trajectory=True, callback=lambda i, t, z: seen.append((i, t)), generator=seeded(),
+    )  # fmt: skip
+    assert bool((out.trajectory[:, :, 1] == 0).all())
+    assert out.trajectory.shape == (9, 50, 2)
+    assert [i for i, _ in seen] == list(range(1, 9))
+    assert seen[-1][1] == 0.0
+    out = sample(copies(process), process, (50, 2), 8, prompt=torch.tensor([2]), generator=seeded())
+    assert bool((out.tokens[:, 0] == 2).all())
+    assert float((out.tokens[:, 1] == 2).double().mean()) > 0.8
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "adaptive"])
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_no_mask_is_left_after_any_number_of_steps(sampler, steps):
+    process = HybridProcess(V, MASK, 0.2)
+    out = sample(copies(process), process, (64, 2), steps, sampler=sampler, generator=seeded())
+    assert not bool((out.tokens == MASK).any())
+    assert out.num_model_calls <= steps
+
+
+def test_adaptive_sampling_needs_one_position_at_a_time():
+    """Two tokens in two steps: the second is decided in the light of the first."""
+    process = MaskedProcess(V, MASK)
+    tokens = sample(copies(process), process, (500, 2), 2, sampler="adaptive", generator=seeded()).tokens
+    assert bool((tokens[:, 0] == tokens[:, 1]).all())
+
+
+@pytest.mark.parametrize(("grid", "middle"), [("linear", 0.5), ("cosine", 0.5), ("power:3", 0.125), ("power:2", 0.25)])
+def test_grids_run_from_exactly_one_to_exactly_zero(grid, middle):
+    times = time_grid(MaskedProcess(3, 2), 8, grid)
+    assert float(times[0]) == 1.0
+    assert float(times[-1]) == 0.0
+    assert bool((times.diff() < 0).all())
+    assert float(times[4]) == pytest.approx(middle)
+
+
+def test_auto_grid_is_warped_only_where_uniform_noise_is():
+    assert torch.equal(time_grid(HybridProcess(3, 2, 0.1), 4), time_grid(HybridProcess(3, 2, 0.1), 4, "power:3"))
+    assert torch.equal(time_grid(HybridProcess(3, 2, 0.0), 4), time_grid(MaskedProcess(3, 2), 4, "linear"))
+
+
+def test_truncation_keeps_the_best_tokens():
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    p = logits.softmax(-1)
+    assert torch.allclose(sharpen(logits).exp(), p)
+    assert torch.equal(sharpen(logits, 0.0).exp(), torch.tensor([[0.0, 0.0, 0.0, 1.0]]))
+    assert torch.allclose(sharpen(logits, top_k=2).exp(), torch.tensor([[0, 0, p[0, 2], p[0, 3]]]) / p[0, 2:].sum())
+    assert torch.allclose(sharpen(logits, top_p=0.5).exp(), torch.tensor([[0.0, 0.0, 0.0, 1.0]]))
+    assert torch.allclose(sharpen(logits, 0.5), (2 * logits).log_softmax(-1))
+
+
+def test_min_prob_drops_unlikely_entries_of_the_posterior():
+    process, n = HybridProcess(6, 5, 0.3), 40_000
+    s, t = torch.tensor(0.1).double(), torch.tensor(0.9).double()
+    log_x = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04, 0.0]).double().log()
+    new = _step(process, torch.full((n, 1), 5), log_x.expand(n, 1, 6), s, t, Streams.of(seeded(), n, "cpu"), 0.08)
+    expected = process.posterior(torch.tensor(5), log_x.exp(), s, t)
+    expected = torch.where(expected < 0.08, 0.0, expected)
+    assert 0 < int((expected == 0).sum()) < 6
+    assert p_value(np.bincount(new[:, 0].numpy(), minlength=6), (expected / expected.sum()).numpy() * n) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "steps has to be a non-negative integer"),
+        ({"sampler": "magic"}, "sampler 'magic' is not one of ancestral, adaptive"),
+        ({"grid": "power:x"}, "grid 'power:x' is not"),
+        ({"grid": [1.0, 0.5]}, "falling times"),
+        ({"temperature": -1.0}, "temperature has to be at least 0"),
+        ({"top_p": 0.0}, "top_p has to lie"),
+        ({"top_k": 0}, "top_k has to be positive"),
+        ({"min_prob": 1.0}, "min_prob has to lie"),
+        ({"prompt": torch.tensor([9])}, r"prompt holds the id 9, outside \[0, 5\)"),
+        ({"prompt": torch.tensor([MASK])}, "prompt keeps the mask token"),
+        ({"prompt": torch.zeros(3, dtype=torch.long)}, "prompt has shape"),
+        ({"frozen": torch.tensor([True, False])}, "give prompt too"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    process = HybridProcess(V, MASK, 0.2)
+    options = {"steps": 4} | options
+    with pytest.raises(ValueError, match=message):
+        sample(copies(process), process, (2, 2), **options)
+
+
+def test_nothing_to_do_gives_an_empty_result():
+    process = HybridProcess(V, MASK, 0.2)
+    assert sample(copies(process), process, (0, 2), 4).tokens.shape == (0, 2)
+    assert sample(copies(process), process, (3, 2), 0).num_model_calls == 0
+
+
+def test_invalid_process_is_refused_before_any_call():
+    with pytest.raises(ValueError, match="below zero"):
+        sample(lambda z, t: pytest.fail("called"), HybridProcess(V, MASK, 0.2, gamma=2.5), (1, 2), 2)
+
+
+def test_a_model_of_the_wrong_width_is_named():
+    with pytest.raises(ValueError, match=r"the model returned \(2, 2, 3\)"):
+        sample(lambda z, t: torch.zeros(*z.shape, 3), MaskedProcess(V, MASK), (2, 2), 2)
