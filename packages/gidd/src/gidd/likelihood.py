@@ -249,7 +249,7 @@ def _variance_of_sum(parts: Tensor, independent: bool) -> Tensor:
     """(B,) variance of parts (n, B) summed over n; NaN for a single one.
 
     Strata are drawn from once. The squared difference of neighbours has the sum of their variances as its mean, and
-    more     where the integrand slopes; with the two outermost ones taken twice, every stratum is counted at least once.
+    more where the integrand slopes; with the two outermost ones taken twice, every stratum is counted at least once.
     """
     n = len(parts)
     if n < 2:
