@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..likelihood import _fractions, _integrand, _on_grid, _reconstruction
-from ..models.scaling import ScalingTransformer
+from ..models import Backbone, ScalingTransformer
 from ..pipeline import GiddPipeline, Model, _by_length
 from ..process import Process
 from ..sampling import Streams
@@ -241,11 +241,12 @@ class GiddLM(LM):
         return [float(v) for v in total]
 
     def _model(self, clean: Tensor) -> Model:
-        """The network; if it knows clean prompts, they look at clean tokens only, as in its training."""
+        """The network; if it knows clean prompts (B, L), they look at clean tokens only, as in its training."""
         model = self.pipeline.model
-        if isinstance(model, ScalingTransformer) and bool(clean.any()):
-            return lambda z, t: model(z, t, clean=clean)
-        return model
+        if self.mode == "joint" or not isinstance(model, Backbone):
+            return model
+        may_look = ~clean[:, :, None] | clean[:, None, :]
+        return lambda z, t: model(z, t, attention_mask=may_look)
 
     @torch.no_grad()
     def _greedy(self, requests: list[Request]) -> list[bool]:

@@ -3,7 +3,7 @@
 from .checkpoint import latest_step
 from .config import TrainConfig, load_config
 from .memory import train_model
-from .noise import NoisyBatch, noisy_batch, stratified_times
+from .noise import NoiseOptions, NoisyBatch, noisy_batch, stratified_times
 from .optim import LaProp, learning_rate_factor
 from .trainer import FitResult, GiddTrainer, TrainingDiverged, TrainingInterrupted
 
@@ -11,6 +11,7 @@ __all__ = [
     "FitResult",
     "GiddTrainer",
     "LaProp",
+    "NoiseOptions",
     "NoisyBatch",
     "TrainConfig",
     "TrainingDiverged",
