@@ -73,7 +73,8 @@ def test_generate_makes_as_many_calls_as_steps(pipe):
 
 def test_prompts(pipe):
     texts = pipe.generate(2, 5, prompts=["in the ", "god"])
-    assert [t[:7] for t in texts[:2]] == ["in the "] * 2 and [t[:3] for t in texts[2:]] == ["god"] * 2
+    assert [t[:7] for t in texts[:2]] == ["in the "] * 2
+    assert [t[:3] for t in texts[2:]] == ["god"] * 2
     assert pipe.generate(2, 5, prompts="god", batch_size=1) == pipe.generate(2, 5, prompts=["god"])
     assert pipe.generate(1, 5, prompts=[""]) == pipe.generate(1, 5)
     assert pipe.generate(0, 5) == []
@@ -104,7 +105,8 @@ def test_infill_does_not_depend_on_the_batch(pipe):
     texts = ["a?b", "c?d", "long?er", "e?f"]
     together = pipe.infill(texts, "?", num_inference_steps=4)
     assert together == pipe.infill(texts, "?", num_inference_steps=4, batch_size=1)
-    assert [t[0] for t in together] == ["a", "c", "l", "e"] and together[2].endswith("er")
+    assert [t[0] for t in together] == ["a", "c", "l", "e"]
+    assert together[2].endswith("er")
 
 
 def test_self_correction(ab):
@@ -136,13 +138,15 @@ def test_early_stopping_gives_up_on_texts_that_do_not_improve():
 
 def test_score(ab, pipe):
     good, bad = ab.score(["abababab", "babababa"], num_times=32)
-    assert good.nats < 1.0 < bad.nats and good.num_tokens == 8
+    assert good.nats < 1.0 < bad.nats
+    assert good.num_tokens == 8
     assert good.bits_per_token == pytest.approx(good.nats / 8 / math.log(2))
     assert 0 < bad.stderr_per_token == bad.stderr / 8
     texts = ["in the", "beginn", "god", "let", "be"]
     together = pipe.score(texts, num_times=16)
     assert together == pytest.approx(pipe.score(texts, num_times=16, batch_size=1))
-    assert isinstance(together[0], Score) and pipe.score([]) == []
+    assert isinstance(together[0], Score)
+    assert pipe.score([]) == []
     (more,) = pipe.score(["in the"], num_times=256)
     assert abs(more.nats - together[0].nats) < 6 * (more.stderr + together[0].stderr)
 
@@ -150,7 +154,7 @@ def test_score(ab, pipe):
 def test_detect_errors_finds_the_place(ab):
     found = ab.detect_errors(["Ab-abxb"])[0]
     assert [(e.start, e.end, e.token) for e in found] == [(i, i + 1, c) for i, c in enumerate("Ab-abxb")]
-    assert [e.token for e in found if e.probability > 0.5] == ["-", "a", "b", "x", "b"][:1] + ["a", "b", "x", "b"]
+    assert [e.token for e in found if e.probability > 0.5] == [*["-", "a", "b", "x", "b"][:1], "a", "b", "x", "b"]
     assert all(e.probability < 0.01 for e in found[:2])
     many = ["abab", "ab", "abxb", "xb"]
     assert ab.detect_errors(many) == ab.detect_errors(many, batch_size=1)
