@@ -218,10 +218,12 @@ def test_a_calibrated_grid_splits_the_bound_into_equal_parts() -> None:
     model, x = exact.loo_model(joint, p), texts(joint, 400)
     times = calibrate_grid(model, x, p, num_points=8, num_times=128, generator=generator())
     assert times.shape == (9,)
-    assert times[0] == 0
-    assert times[-1] == 1
-    assert (times.diff() > 0).all()
-    inner = [exact.path_nelbo(model, joint, p, float(a), float(b), 64) for a, b in pairwise(times[1:-1])]
+    assert times[0] == 1
+    assert times[-1] == 0
+    assert (times.diff() < 0).all()
+    either = [elbo(model, x[:5], p, grid=g, num_times=4, generator=generator()).nelbo for g in (times, times.flip(0))]
+    assert torch.equal(*either)
+    inner = [exact.path_nelbo(model, joint, p, float(a), float(b), 64) for b, a in pairwise(times[1:-1])]
     assert inner == pytest.approx([exact.entropy(joint) / 8] * 6, rel=0.15)
 
 
@@ -245,6 +247,7 @@ def test_invalid_processes_and_bad_arguments_are_named() -> None:
     fails("increasing", grid=torch.tensor([0.1, 0.5, 1.0]))
     fails("increasing", grid=torch.tensor([0.0, 0.6, 0.5, 1.0]))
     fails("increasing", grid=torch.tensor([0.0]))
+    fails("increasing", grid=torch.tensor([]))
     fails("loss_mask", loss_mask=torch.ones(2, 6))
     fails("loss_mask", loss_mask=torch.ones(2, 5, dtype=torch.bool))
     fails(r"logits of shape \(2, 6, 4\)", model=lambda z, t: torch.zeros(2, 6, 4))

@@ -484,3 +484,19 @@ def test_through_the_head_bad_arguments_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=match):
             fused_linear_gidd_loss(*args, *b.args, p, **options)
+
+
+@pytest.mark.parametrize(
+    "process", [MaskedProcess(6, 5), HybridProcess(6, 5, 0.2), SNRProcess(6, 5), UniformProcess(6)]
+)
+@pytest.mark.parametrize("weighting", ["none", "dynamic"])
+def test_pure_noise_costs_nothing_and_is_no_nan(process, weighting):
+    """At t = 1 nothing of x is left, so that the divergences vanish while the ELBO's weight is infinite."""
+    x = torch.randint(5, (2, 4))
+    t = torch.ones(2, dtype=torch.float64)
+    logits = torch.randn(2, 4, 8).requires_grad_()
+    found = gidd_loss(logits, x, process.q_sample(x, t), t, process, weighting=weighting)
+    found.loss.backward()
+    assert abs(float(found.loss.detach())) < 1e-12
+    assert float(found.elbo.abs().max()) == 0.0
+    assert bool((logits.grad == 0).all())

@@ -135,7 +135,8 @@ def calibrate_grid(
 ) -> Tensor:
     """Times between which the ELBO of this model grows by equal amounts, from one likelihood run over x.
 
-    A grid for :func:`elbo`, of any num_times, and for samplers, whose steps then all resolve equally much.
+    A grid for :func:`elbo`, of any num_times, and for :func:`gidd.sample` with num_points steps, which then all resolve
+    equally much.
 
     Parameters
     ----------
@@ -144,7 +145,7 @@ def calibrate_grid(
 
     Returns
     -------
-    (num_points + 1,) float64, increasing from exactly 0 to exactly 1.
+    (num_points + 1,) float64, falling from exactly 1 to exactly 0.
     """
     process.validate()
     if num_points < 1:
@@ -166,7 +167,7 @@ def calibrate_grid(
     at = np.concatenate([[0.0], edges.numpy(), [1.0]])
     times = torch.from_numpy(np.interp(np.linspace(0, level[-1], num_points + 1), level, at))
     times[0], times[-1] = 0.0, 1.0
-    return times
+    return times.flip(0)
 
 
 # --- draws --------------------------------------------------------------------------------------------------------
@@ -305,10 +306,10 @@ def _power(grid: str, process: Process) -> float:
 def _interpolated(grid: Tensor, low: float, high: float, fraction: Tensor) -> tuple[Tensor, Tensor]:
     """Times linear between the given ones, and their slope, within [low, high]."""
     times = grid.detach().double().cpu().numpy()
+    if times.ndim == 1 and len(times) and times[0] > times[-1]:
+        times = times[::-1].copy()  # samplers run from 1 to 0
     if times.ndim != 1 or len(times) < 2 or not (np.diff(times) > 0).all() or times[0] > low or times[-1] < high:
-        raise ValueError(
-            f"grid has to hold increasing times that cover [{low:g}, {high:g}]; got {times.min():g} to {times.max():g}"
-        )
+        raise ValueError(f"grid has to hold falling or increasing times that cover [{low:g}, {high:g}]; got {grid}")
     index = np.arange(len(times))
     first, last = np.interp([low, high], times, index)
     at = first + (last - first) * fraction.numpy()

@@ -372,8 +372,9 @@ def _output(loss: Tensor, kl: Tensor, is_div: Tensor, terms: TokenTerms, flat: _
 
 
 def _weighted(weight: Tensor, divergence: Tensor) -> Tensor:
-    """weight x divergence, 0 where the weight is, whatever the divergence."""
-    return torch.where(weight > 0, weight * torch.where(weight > 0, divergence, 0.0), 0.0)
+    """weight x divergence, 0 where either is, whatever the other: weights are infinite at t = 1."""
+    counts = (weight > 0) & (divergence != 0)
+    return torch.where(counts, weight, 0.0) * torch.where(counts, divergence, 0.0)
 
 
 def _spread(values: Tensor, flat: _Flat) -> Tensor:

@@ -122,7 +122,7 @@ def divergences(
     if vocabulary.mask_id is not None:
         judged = judged & (terms.z != vocabulary.mask_id)
     log_ratio = torch.where(judged, q_z.log() - log_p_z, 0.0)
-    kl = q_x * (q_x.log() - log_p_x)
+    kl = torch.where(q_x > 0, q_x * (q_x.log() - log_p_x), 0.0)  # at t = 1 nothing of x is left
     is_div = torch.expm1(log_ratio) - log_ratio
 
     # All other entries: sum_v b ln(1 + rho s), and the shares b / (alpha s + b).
@@ -142,8 +142,9 @@ def divergences(
 
     # s_v g_v is -alpha s_v share_v, and more at v = x (q_x instead of b) and v = z (IS).
     factor = torch.ones_like(alpha) if scale is None else scale
+    factor = torch.where(alpha > 0, factor, 0.0)  # at t = 1 no prediction matters, though the weight may be infinite
     counts = judged & (factor != 0)  # without weight IS may be infinite
-    at_x = -(alpha**2) * torch.exp(log_x - log_p_x)
+    at_x = torch.where(factor != 0, -(alpha**2) * torch.exp(log_x - log_p_x), 0.0)
     at_z = torch.where(counts, -alpha * torch.exp(log_z - log_p_z) * torch.expm1(log_ratio), 0.0)
     mean = at_x + at_z
     if noise is None:

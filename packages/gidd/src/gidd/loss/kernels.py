@@ -149,7 +149,7 @@ def _divergences(
     kl_n = tl.where(q_x > 0, q_x * (log_q_x - log_p_x), 0.0)
 
     # All other entries: sum_v b ln(1 + rho s), and the shares s b / (alpha s + b). Flat noise so faint that products of
-    # two rho s would not fit is left out: below 1e-13 of alpha. ln(u) + (r - (u - 1)) / u is ln(1 + r), even if u is 1.
+    # two rho s would not fit is left out: below 1e-11 of alpha. ln(u) + (r - (u - 1)) / u is ln(1 + r), even if u is 1.
     scale = 1.0 / total  # of the exponentials
     alpha_s = alpha.to(WIDE) * scale
     flat_n = flat.to(WIDE)
