@@ -6,7 +6,7 @@ and hybrid models of one architecture see the same data, order and noise seeds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from ..eval.latin import conflicts
 from ..models import DiT
 from ..process import HybridProcess, process_from_dict
 from ..sampling import sample, self_correct, token_error_probs
+from .detection import PLANTED, auc, calibration_error, plant
+from .plots import Curves, draw_latin
 from .profiles import Profile
 from .report import (
     DERIVED,
@@ -33,7 +35,6 @@ from .report import (
 from .training import Task, in_parallel, train, trained
 
 TRAINING_SQUARES = 20_000
-PLANTED = 0.08  # share of cells replaced in the detection experiment
 GRIDS = ("linear", "power:3")
 
 
@@ -71,9 +72,11 @@ def run_latin(profile: Profile, rng: np.random.Generator, out: Path, device: str
     experiment = Experiment()
     _correction_claims(experiment, profile, rows, rng)
     _few_step_claims(experiment, profile, rows)
+    _hybridisation(experiment, profile, rows, rng)
     _detection(experiment, profile, [study for study in studies if study.p_u == max(profile.latin_noise)])
     _metrics(experiment, rows)
-    if _plot(rows, out):
+    sampled, corrected = (_curves(rows, key) for key in ("before", "after"))
+    if draw_latin(sampled, corrected, out / "latin.png"):
         experiment.artifacts.append(Artifact("latin.png", "Latin squares before and after correction"))
     return experiment
 
@@ -91,6 +94,7 @@ class Row:
     accuracy_before: np.ndarray
     accuracy_after: np.ndarray
     corrected: bool = True
+    hybridised: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,34 +110,55 @@ class Study:
 def _study(work: tuple[Profile, Task]) -> Study:
     """Train one model, sample and correct with it, and let it look for planted errors."""
     profile, task = work
-    model = trained(task, train(task))
+    weights = train(task)
+    model = trained(task, weights)
     process = process_from_dict(task.process)
     assert isinstance(process, HybridProcess)
     rows = _sample_and_correct(profile, model, process, task.seed, task.device)
+    if process.p_uniform == 0.0 and profile.latin_more:
+        rows.append(_hybridise(profile, task, weights))
     return Study(process.p_uniform, task.seed, rows, _find_planted(profile, model, process, task.seed, task.device))
+
+
+def _hybridise(profile: Profile, task: Task, weights: dict[str, np.ndarray]) -> Row:
+    """Go on with a mask-only model under uniform noise for a share of the steps, then sample and correct."""
+    order, p_u = profile.latin_order, max(profile.latin_noise)
+    process = HybridProcess(order + 1, order, p_u)
+    steps = round(profile.latin_more * task.steps)
+    more = replace(task, process=process.to_dict(), steps=steps, start=weights)
+    model = trained(more, train(more))
+    return replace(
+        _sample_once(profile, model, process, task.seed, task.device, max(profile.latin_times), GRIDS[1]),
+        hybridised=True,
+    )
+
+
+def _sample_once(
+    profile: Profile, model: DiT, process: HybridProcess, seed: int, device: str, steps: int, grid: str
+) -> Row:
+    order, generator = profile.latin_order, torch.Generator().manual_seed(seed + steps)
+    shape = (profile.latin_samples, order**2)
+    drawn = sample(model, process, shape, steps, grid=grid, generator=generator, device=device)
+    fixed = self_correct(model, process, drawn.tokens, max_steps=profile.latin_corrections, generator=generator)
+    return Row(
+        p_u=process.p_uniform,
+        seed=seed,
+        steps=steps,
+        grid=grid,
+        before=_conflicts(drawn.tokens, order),
+        after=_conflicts(fixed.tokens, order),
+        accuracy_before=fixed.initial_accuracy.cpu().numpy(),
+        accuracy_after=fixed.final_accuracy.cpu().numpy(),
+    )
 
 
 def _sample_and_correct(profile: Profile, model: DiT, process: HybridProcess, seed: int, device: str) -> list[Row]:
     order, p_u = profile.latin_order, process.p_uniform
-    rows = []
-    for steps in profile.latin_times:
-        for grid in GRIDS if p_u else GRIDS[:1]:
-            generator = torch.Generator().manual_seed(seed + steps)
-            shape = (profile.latin_samples, order**2)
-            drawn = sample(model, process, shape, steps, grid=grid, generator=generator, device=device)
-            fixed = self_correct(model, process, drawn.tokens, max_steps=profile.latin_corrections, generator=generator)
-            rows.append(
-                Row(
-                    p_u=p_u,
-                    seed=seed,
-                    steps=steps,
-                    grid=grid,
-                    before=_conflicts(drawn.tokens, order),
-                    after=_conflicts(fixed.tokens, order),
-                    accuracy_before=fixed.initial_accuracy.cpu().numpy(),
-                    accuracy_after=fixed.final_accuracy.cpu().numpy(),
-                )
-            )
+    rows = [
+        _sample_once(profile, model, process, seed, device, steps, grid)
+        for steps in profile.latin_times
+        for grid in (GRIDS if p_u else GRIDS[:1])
+    ]
     # The control of equal cost: as many model calls without correction.
     calls = max(profile.latin_times) + profile.latin_corrections
     grid = GRIDS[1] if p_u else GRIDS[0]
@@ -169,7 +194,9 @@ def _conflicts(tokens: Tensor, order: int) -> np.ndarray:
 
 
 def _of(rows: list[Row], **wanted: object) -> list[Row]:
-    return [r for r in rows if r.corrected and all(getattr(r, k) == v for k, v in wanted.items())]
+    """Rows of models trained as they are, sampled and corrected."""
+    wanted = {"corrected": True, "hybridised": False, **wanted}
+    return [r for r in rows if all(getattr(r, k) == v for k, v in wanted.items())]
 
 
 def _together(rows: list[Row], key: str) -> np.ndarray:
@@ -294,30 +321,46 @@ def _few_step_claims(experiment: Experiment, profile: Profile, rows: list[Row]) 
         )
 
 
-def _find_planted(profile: Profile, model: DiT, process: HybridProcess, seed: int, device: str) -> dict[str, float]:
-    """8 % of the cells of valid squares are replaced: how well does P(error) tell them?"""
-    from scipy.stats import rankdata
+def _hybridisation(experiment: Experiment, profile: Profile, rows: list[Row], rng: np.random.Generator) -> None:
+    continued = _of(rows, hybridised=True)
+    if not continued:
+        return
+    steps, most = continued[0].steps, max(profile.latin_noise)
+    before, after = _together(continued, "before"), _together(continued, "after")
+    control = _of(rows, p_u=0.0, steps=steps)
+    gain = _together(control, "before") - _together(control, "after")
+    experiment.claims.append(
+        Claim(
+            id="latin-hybridise",
+            statement=f"A mask-only model continued at p_u = {most:g} for {profile.latin_more:.0%} of the steps corrects "
+            "itself",
+            source=DERIVED,
+            measured=float((before - after).mean() - gain.mean()),
+            op=">",
+            value=0.0,
+            n=len(before),
+            ci=bootstrap_difference(rng, before - after, gain),
+            unit="conflicts per square",
+            note=f"removed by correction, minus those removed before: {before.mean():.2f} → {after.mean():.2f} against "
+            f"{_together(control, 'before').mean():.2f} → {_together(control, 'after').mean():.2f}; {steps} steps",
+        )
+    )
 
+
+def _find_planted(profile: Profile, model: DiT, process: HybridProcess, seed: int, device: str) -> dict[str, float]:
+    """Some cells of valid squares are replaced: how well does P(error) tell them?"""
     if process.p_uniform == 0.0:
         return {}
-    order, rng = profile.latin_order, np.random.default_rng(seed)
+    order = profile.latin_order
     clean = np.asarray(latin_squares(order, profile.latin_samples, seed=seed + 1))
-    wrong = rng.random(clean.shape) < PLANTED
-    shown = np.where(wrong, (clean + rng.integers(1, order, clean.shape)) % order, clean)
+    shown, wrong = plant(np.random.default_rng(seed), clean, order)
     tokens = torch.as_tensor(shown, device=device).long()
     found = token_error_probs(model, process, tokens, error_rate=PLANTED).cpu().numpy()
-    ranks, hits = rankdata(found.ravel()), int(wrong.sum())
-    bins = np.clip((found * 10).astype(int), 0, 9)
-    gaps = [
-        abs(found[bins == b].mean() - wrong[bins == b].mean()) * (bins == b).mean()
-        for b in range(10)
-        if (bins == b).any()
-    ]
     return {
-        "auc": float((ranks[wrong.ravel()].sum() - hits * (hits + 1) / 2) / (hits * (wrong.size - hits))),
+        "auc": auc(found, wrong),
         "on wrong cells": float(found[wrong].mean()),
         "on right cells": float(found[~wrong].mean()),
-        "calibration error": float(sum(gaps)),
+        "calibration error": calibration_error(found, wrong),
     }
 
 
@@ -351,9 +394,11 @@ def _detection(experiment: Experiment, profile: Profile, studies: list[Study]) -
 
 
 def _metrics(experiment: Experiment, rows: list[Row]) -> None:
-    for p_u, steps, grid, corrected in dict.fromkeys((r.p_u, r.steps, r.grid, r.corrected) for r in rows):
-        chosen = [r for r in rows if (r.p_u, r.steps, r.grid, r.corrected) == (p_u, steps, grid, corrected)]
-        name = f"latin, p_u = {p_u:g}, {steps} steps, {grid}"
+    for p_u, steps, grid, corrected, more in dict.fromkeys(
+        (r.p_u, r.steps, r.grid, r.corrected, r.hybridised) for r in rows
+    ):
+        chosen = _of(rows, p_u=p_u, steps=steps, grid=grid, corrected=corrected, hybridised=more)
+        name = f"latin, {'mask-only continued at ' if more else ''}p_u = {p_u:g}, {steps} steps, {grid}"
         for when in ("before", "after") if corrected else ("before",):
             found = _together(chosen, when)
             experiment.metrics += [
@@ -362,45 +407,11 @@ def _metrics(experiment: Experiment, rows: list[Row]) -> None:
             ]
 
 
-def _plot(rows: list[Row], out: Path) -> bool:
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        return False
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    colours = {0.0: "#888888", 0.1: "#3b7dd8", 0.2: "#d95f02"}
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, key, title in (
-        (axes[0], "conflicts", "conflicts per square"),
-        (axes[1], "valid", "share of valid squares"),
-    ):
-        for p_u, grid in dict.fromkeys((r.p_u, r.grid) for r in rows if r.corrected):
-            chosen = _of(rows, p_u=p_u, grid=grid)
-            steps = sorted({r.steps for r in chosen})
-            for when, style in (("before", ":"), ("after", "-")):
-                found = [_together(_of(chosen, steps=s), when) for s in steps]
-                y = [f.mean() if key == "conflicts" else (f == 0).mean() for f in found]
-                noise = "mask-only" if p_u == 0 else f"p$_u$ = {p_u:g}, {grid} grid"
-                axis.plot(
-                    steps,
-                    y,
-                    style,
-                    marker="o" if grid == "linear" else "s",
-                    color=colours.get(p_u, "#1b9e77"),
-                    label=f"{noise}, {'sampled' if when == 'before' else 'then corrected'}",
-                    ms=4,
-                    lw=1.5,
-                )
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(sorted({r.steps for r in rows if r.corrected}))
-        axis.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
-        axis.set_xlabel("sampling steps")
-        axis.set_title(title, fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_ylim(bottom=0)
-    axes[1].legend(fontsize=7, frameon=False)
-    figure.savefig(out / "latin.png", dpi=130)
-    plt.close(figure)
-    return True
+def _curves(rows: list[Row], key: str) -> Curves:
+    return {
+        (p_u, grid): {
+            steps: _together(_of(rows, p_u=p_u, grid=grid, steps=steps), key)
+            for steps in sorted({r.steps for r in _of(rows, p_u=p_u, grid=grid)})
+        }
+        for p_u, grid in dict.fromkeys((r.p_u, r.grid) for r in _of(rows))
+    }

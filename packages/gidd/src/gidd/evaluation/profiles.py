@@ -18,8 +18,11 @@ class Profile:
     latin_order, latin_steps, latin_batch, latin_seeds, latin_noise : Latin squares; noise lists p_u.
     latin_samples, latin_times, latin_corrections : squares sampled, at how many steps, corrected for how long.
     latin_widths : (hidden, layers, heads).
+    latin_more : share of the steps for which mask-only models are continued under uniform noise; 0 for not at all.
     text_steps, text_batch, text_length, text_seeds, text_noise : King James text, characters.
+    text_widths : (hidden, layers, heads).
     text_samples, text_times, text_corrections : as for the squares.
+    text_curve : further numbers of steps, sampled without correction.
     workers : models trained at the same time, one thread each.
     """
 
@@ -39,13 +42,16 @@ class Profile:
     latin_times: tuple[int, ...]
     latin_corrections: int
     latin_widths: tuple[int, int, int]
+    latin_more: float
     text_steps: int
     text_batch: int
     text_length: int
     text_seeds: int
     text_noise: tuple[float, ...]
+    text_widths: tuple[int, int, int]
     text_samples: int
     text_times: tuple[int, ...]
+    text_curve: tuple[int, ...]
     text_corrections: int
     workers: int
 
@@ -67,13 +73,16 @@ QUICK = Profile(
     latin_times=(4, 8),
     latin_corrections=50,
     latin_widths=(64, 3, 4),
+    latin_more=0.0,
     text_steps=0,
     text_batch=0,
     text_length=0,
     text_seeds=0,
     text_noise=(),
+    text_widths=(64, 3, 4),
     text_samples=0,
     text_times=(),
+    text_curve=(),
     text_corrections=0,
     workers=2,
 )
@@ -89,6 +98,7 @@ FULL = replace(
     latin_seeds=3,
     latin_noise=(0.0, 0.1, 0.2),
     latin_times=(4, 8, 16, 32),
+    latin_more=0.25,
     text_steps=400,
     text_batch=32,
     text_length=64,
@@ -96,6 +106,7 @@ FULL = replace(
     text_noise=(0.0, 0.1, 0.2),
     text_samples=64,
     text_times=(16, 32),
+    text_curve=(4, 8, 64),
     text_corrections=48,
 )
 GPU = replace(
