@@ -23,6 +23,11 @@ class Profile:
     text_widths : (hidden, layers, heads).
     text_samples, text_times, text_corrections : as for the squares.
     text_curve : further numbers of steps, sampled without correction.
+    kernel_tokens : numbers of tokens of the kernel table.
+    speed_model, speed_batch, speed_length, speed_steps : training speed of one of the paper's networks.
+    data : prepared corpus; None makes one of the Python standard library with ``corpus_tokenizer``.
+    corpus_model, corpus_length, corpus_batch, corpus_steps, corpus_rate : what is trained on it.
+    corpus_samples, corpus_times, corpus_corrections : as for the squares.
     workers : models trained at the same time, one thread each.
     """
 
@@ -54,6 +59,21 @@ class Profile:
     text_curve: tuple[int, ...]
     text_corrections: int
     workers: int
+    kernel_tokens: tuple[int, ...] = (8_192, 32_768)
+    speed_model: str = "small"
+    speed_batch: int = 64
+    speed_length: int = 512
+    speed_steps: int = 40
+    data: str | None = None
+    corpus_tokenizer: str = "bpe:4096"
+    corpus_model: str = "tiny"
+    corpus_length: int = 256
+    corpus_batch: int = 128
+    corpus_steps: int = 3_000
+    corpus_rate: float = 1e-3
+    corpus_samples: int = 128
+    corpus_times: tuple[int, ...] = (8, 32, 128)
+    corpus_corrections: int = 128
 
 
 QUICK = Profile(
@@ -112,14 +132,8 @@ FULL = replace(
 GPU = replace(
     FULL,
     name="gpu",
-    experiments=("exact", "loss", "latin", "text"),
-    loss_rows=32_768,
+    experiments=("exact", "kernels", "throughput", "corpus"),
     loss_repeats=10,
-    latin_steps=2_000,
-    text_steps=5_000,
-    text_batch=256,
-    text_length=256,
-    text_samples=256,
     workers=1,
 )
 PAPER = replace(GPU, name="paper", latin_seeds=5, text_steps=50_000, text_seeds=5, text_samples=1_024)
