@@ -33,7 +33,9 @@ def run_corpus(profile: Profile, rng: np.random.Generator, out: Path, device: st
     held_out = TokenDataset(corpus, "val", length, mode="pack")
     windows = torch.stack([held_out[i]["tokens"] for i in range(min(HELD_OUT, len(held_out)))])
     read = float(judge.nll(windows.numpy()).mean())
-    experiment = Experiment(metrics=[Metric(f"corpus, held-out under the {ORDER}-gram judge", read, "nat/token", "lower")])
+    experiment = Experiment(
+        metrics=[Metric(f"corpus, held-out under the {ORDER}-gram judge", read, "nat/token", "lower")]
+    )
     sampled: dict[tuple[float, str], dict[int, np.ndarray]] = {}
     corrected: dict[tuple[float, str], dict[int, np.ndarray]] = {}
     for p_u in NOISE:

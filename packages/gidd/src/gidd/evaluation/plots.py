@@ -48,7 +48,9 @@ def draw_text(sampled: Curves, corrected: Curves, held_out: float, path: Path) -
     for curves, style, when in ((sampled, ":", "sampled"), (corrected, "-", "then corrected")):
         _curves(axis, curves, np.mean, style, when)
     axis.axhline(held_out, color="black", lw=0.8)
-    axis.annotate("held-out text", (1, held_out), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    axis.annotate(
+        "held-out text", (1, held_out), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
+    )
     axis.set_ylabel("nats per character, n-gram judge")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=7, frameon=False, bbox_to_anchor=(1.02, 1), loc="upper left")

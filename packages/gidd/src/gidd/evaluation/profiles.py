@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+GRIDS = ("linear", "power:3")  # times of the samplers
+
+
+def own_grid(p_u: float) -> str:
+    """What grid="auto" is for a HybridProcess."""
+    return GRIDS[1] if p_u else GRIDS[0]
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -16,7 +23,8 @@ class Profile:
     d3pm_steps : (coarse, fine) numbers of steps of the discrete-time bound.
     loss_rows, loss_vocab, loss_repeats : the loss benchmark.
     latin_order, latin_steps, latin_batch, latin_seeds, latin_noise : Latin squares; noise lists p_u.
-    latin_samples, latin_times, latin_corrections : squares sampled, at how many steps, corrected for how long.
+    latin_samples, latin_times : squares sampled, at how many steps.
+    latin_corrected, latin_corrections : after which numbers of steps they are corrected, and for how long.
     latin_widths : (hidden, layers, heads).
     latin_more : share of the steps for which mask-only models are continued under uniform noise; 0 for not at all.
     text_steps, text_batch, text_length, text_seeds, text_noise : King James text, characters.
@@ -45,6 +53,7 @@ class Profile:
     latin_noise: tuple[float, ...]
     latin_samples: int
     latin_times: tuple[int, ...]
+    latin_corrected: tuple[int, ...]
     latin_corrections: int
     latin_widths: tuple[int, int, int]
     latin_more: float
@@ -91,6 +100,7 @@ QUICK = Profile(
     latin_noise=(0.0, 0.2),
     latin_samples=256,
     latin_times=(4, 8),
+    latin_corrected=(4, 8),
     latin_corrections=50,
     latin_widths=(64, 3, 4),
     latin_more=0.0,
@@ -114,13 +124,16 @@ FULL = replace(
     d3pm_steps=(512, 4096),
     loss_rows=512,
     loss_repeats=5,
-    latin_steps=400,
+    latin_steps=600,
+    latin_batch=64,
     latin_seeds=3,
     latin_noise=(0.0, 0.1, 0.2),
+    latin_samples=128,
     latin_times=(4, 8, 16, 32),
+    latin_corrected=(4, 32),
     latin_more=0.25,
-    text_steps=400,
-    text_batch=32,
+    text_steps=500,
+    text_batch=16,
     text_length=64,
     text_seeds=3,
     text_noise=(0.0, 0.1, 0.2),
