@@ -49,9 +49,15 @@ def run_corpus(profile: Profile, rng: np.random.Generator, out: Path, device: st
         loader = make_loader(training, profile.corpus_batch, seed=seed, endless=True)
         began = time.perf_counter()
         train_model(
-            model, process, (batch["tokens"] for batch in loader), profile.corpus_steps, lr=profile.corpus_rate, warmup=profile.corpus_steps // 20, seed=seed,
+            model,
+            process,
+            (batch["tokens"] for batch in loader),
+            profile.corpus_steps,
+            lr=profile.corpus_rate,
+            warmup=profile.corpus_steps // 20,
             precision="bf16" if device == "cuda" else "fp32",
-        )  # fmt: skip
+            seed=seed,
+        )
         model.eval()
         tokens = profile.corpus_steps * profile.corpus_batch * length
         name = f"corpus, p_u = {p_u:g}"
@@ -146,7 +152,7 @@ def _batching(
         return time.perf_counter() - began
 
     timed([texts[:1]])
-    one, many = timed(list(texts.split(1))), timed([texts])
+    one, many = timed([text[None] for text in texts]), timed([texts])
     experiment.claims.append(
         Claim(
             id="corpus-batching",

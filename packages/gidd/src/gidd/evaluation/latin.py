@@ -298,8 +298,7 @@ def _hybridisation(experiment: Experiment, profile: Profile, rows: list[Row], rn
     experiment.claims.append(
         Claim(
             id="latin-hybridise",
-            statement=f"A mask-only model continued at p_u = {most:g} for {profile.latin_more:.0%} of the steps corrects "
-            "itself",
+            statement=f"{profile.latin_more:.0%} more steps at p_u = {most:g} give a mask-only model self-correction",
             source=DERIVED,
             measured=float((before - after).mean() - gain.mean()),
             op=">",

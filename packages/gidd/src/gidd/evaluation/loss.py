@@ -200,6 +200,7 @@ def _peak(rows: int, vocab: int, way: str) -> float:
 
 
 def seconds(way: Callable[[], Tensor], device: str) -> float:
+    """How long a call takes: processor time on the CPU, wall time on a GPU."""
     if device == "cuda":
         torch.cuda.synchronize()
         began = time.perf_counter()

@@ -300,7 +300,7 @@ def _equal_calls(experiment: Experiment, profile: Profile, texts: list[_Texts], 
     experiment.claims.append(
         Claim(
             id="text-equal-calls",
-            statement=f"p_u = {most:g}, {steps} steps and correction write likelier text than mask-only at as many calls",
+            statement=f"p_u = {most:g}, {steps} steps and correction beat mask-only sampling at as many calls",
             source=DERIVED,
             measured=float(control.mean() - ours.mean()),
             op=">",
@@ -387,8 +387,7 @@ def _detection(
     experiment.claims.append(
         Claim(
             id="text-detection",
-            statement=f"Planted substitutions ({PLANTED:.0%} of the characters) are found better than by the surprise of "
-            "the autoregressive model",
+            statement=f"Planted errors ({PLANTED:.0%} of the characters) are found better than by an AR model's surprise",
             source=DERIVED,
             measured=float(gaps.mean()),
             op=">",
@@ -396,8 +395,7 @@ def _detection(
             n=len(gaps),
             ci=t_interval(gaps) if len(gaps) > 1 else None,
             unit="AUC",
-            note=f"{np.mean(found):.3f} against {np.mean(control):.3f}; p_u = {most:g}, token_error_probs; t interval over "
-            "seeds",
+            note=f"{np.mean(found):.3f} against {np.mean(control):.3f}; p_u = {most:g}; t interval over seeds",
         )
     )
 
