@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-
 from gidd import DiT, DiTConfig, HybridProcess
 from gidd.cli.main import main
 from gidd.data import open_corpus, prepare

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from gidd import HybridProcess, MaskedProcess, UniformProcess, gibbs, self_correct, token_error_probs
 from gidd.exact import loo_model
 

@@ -6,7 +6,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-
 from gidd.data import latin_squares
 from gidd.errors import DataError
 from gidd.eval.latin import conflicts, is_valid

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-
 from gidd.errors import ConfigError
 from gidd.models import DiT, DiTConfig, ScalingConfig, ScalingTransformer
 from gidd.plan import (

@@ -5,10 +5,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import chisquare
-
 from gidd.errors import ConfigError, InvalidProcessError
 from gidd.process import (
     PRESETS,
@@ -20,6 +16,9 @@ from gidd.process import (
     UniformProcess,
     process_from_dict,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 times = st.floats(0.01, 0.99)
 sizes = st.integers(2, 9)

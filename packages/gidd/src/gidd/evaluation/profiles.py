@@ -32,7 +32,7 @@ class Profile:
     text_samples, text_times, text_corrections : as for the squares.
     text_curve : further numbers of steps, sampled without correction.
     kernel_tokens : numbers of tokens of the kernel table.
-    speed_model, speed_batch, speed_length, speed_steps : training speed of one of the paper's networks.
+    speed_model, speed_vocab, speed_batch, speed_length, speed_steps : training speed of one of the paper's networks.
     data : prepared corpus; None makes one of the Python standard library with ``corpus_tokenizer``.
     corpus_model, corpus_length, corpus_batch, corpus_steps, corpus_rate : what is trained on it.
     corpus_samples, corpus_times, corpus_corrections : as for the squares.
@@ -70,6 +70,7 @@ class Profile:
     workers: int
     kernel_tokens: tuple[int, ...] = (8_192, 32_768)
     speed_model: str = "small"
+    speed_vocab: int = 50_258  # GPT-2 and a mask
     speed_batch: int = 64
     speed_length: int = 512
     speed_steps: int = 40

@@ -387,7 +387,7 @@ def _detection(
     experiment.claims.append(
         Claim(
             id="text-detection",
-            statement=f"Planted errors ({PLANTED:.0%} of the characters) are found better than by an AR model's surprise",
+            statement=f"Planted errors ({PLANTED:.0%} of characters) are found better than by an AR model's surprise",
             source=DERIVED,
             measured=float(gaps.mean()),
             op=">",

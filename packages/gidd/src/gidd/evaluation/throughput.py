@@ -18,27 +18,27 @@ from ..train.step import Objective, train_step
 from .profiles import Profile
 from .report import TARGET, Claim, Experiment, Metric, t_interval
 
-VOCAB = 50_258  # GPT-2 and a mask
 WARM_UP = 5  # steps before the clock runs: compilation, allocation
 
 
 def run_throughput(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
     """Time the trainer's own step on random tokens."""
     size, length, rows = profile.speed_model, profile.speed_length, profile.speed_batch
+    vocab = profile.speed_vocab
     seed = int(rng.integers(2**31))
     torch.manual_seed(seed)
-    config = DiTConfig.preset(size, VOCAB, max_seq_len=length)
+    config = DiTConfig.preset(size, vocab, max_seq_len=length)
     model = DiT(config).to(device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         for block in model.blocks:
             block.compile()
-    process = HybridProcess(VOCAB, VOCAB - 1, 0.2)
+    process = HybridProcess(vocab, vocab - 1, 0.2)
     objective = Objective(model, process, precision="bf16" if device == "cuda" else "fp32")
     optimizer = make_optimizer(parameter_groups(objective, 0.02), "adamw", 5e-4, (0.9, 0.99), 1e-9)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     world = World(torch.device(device))
-    x = torch.randint(VOCAB - 1, (rows, length), generator=torch.Generator().manual_seed(seed)).to(device)
+    x = torch.randint(vocab - 1, (rows, length), generator=torch.Generator().manual_seed(seed)).to(device)
     spent = []
     for step in range(WARM_UP + profile.speed_steps):
         began = time.perf_counter()
