@@ -128,9 +128,10 @@ class Process(ABC):
     # --- likelihood weights --------------------------------------------------------------------------------------
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """w_t(z, x) = r_t(z) / q_t(z | x) of the negative ELBO's integrand w (KL + IS); float64."""
+        """w_t(z, x) = r_t(z) / q_t(z | x) of the negative ELBO's integrand w (KL + IS); float64, 0 where r_t(z) is."""
         t = _time(t, z.device)
-        return self.rate_at(z, t) / (self.alpha(t) * (z == x) + self.noise_at(z, t))
+        rate = self.rate_at(z, t)
+        return torch.where(rate > 0, rate / (self.alpha(t) * (z == x) + self.noise_at(z, t)), 0.0)
 
     def loss_weight(self, z: Tensor, x: Tensor, t: Tensor, scheme: str = "dynamic", w_max: float = 1.0) -> Tensor:
         """The weight that training puts in the place of :meth:`elbo_weight`; float64.
@@ -148,6 +149,7 @@ class Process(ABC):
         if scheme == "clip":
             return self.elbo_weight(z, x, t).clamp_max(w_max)
         if scheme == "snr":
+            t = t.clamp(1e-12, 1 - 1e-12)  # it has limits at the ends of time, but is 0/0 there
             alpha = self.alpha(t)
             return (self.elbo_weight(z, x, t) * alpha * (1 - alpha) / -self.alpha_rate(t)).clamp(0.0, 1e3)
         if scheme == "dynamic":
@@ -160,7 +162,7 @@ class Process(ABC):
 
     def _dynamic_exact(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         noise = self.noise_at(z, t)
-        clean = noise / (self.alpha(t) + noise)
+        clean = noise / (self.alpha(t) + noise).clamp_min(1e-300)
         other = torch.ones_like(clean)
         if self.mask_id is not None:
             other = other + (z == self.mask_id)
