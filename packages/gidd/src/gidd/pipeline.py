@@ -7,7 +7,7 @@ i)`` for the i-th sequence of its length, and sequences of different lengths nev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, DataError
 from .likelihood import elbo
 from .process import Process
 from .sampling import sample, self_correct, token_error_probs
@@ -63,6 +63,15 @@ class TokenError(NamedTuple):
     probability: float
 
 
+class Blanks(NamedTuple):
+    """A text with gaps between its pieces: tokens in each gap, and of all tokens the ids (L,) and which are known."""
+
+    pieces: list[str]
+    gaps: list[int]
+    ids: list[int]
+    keep: list[bool]
+
+
 @dataclass
 class GiddPipeline:
     """A model with its process and tokenizer.
@@ -82,7 +91,7 @@ class GiddPipeline:
     model: Model
     process: Process
     tokenizer: TextTokenizer
-    max_length: int | None = None
+    max_length: int = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:
         if isinstance(self.model, nn.Module):
@@ -90,6 +99,10 @@ class GiddPipeline:
         if self.tokenizer.vocab_size > self.process.vocab_size:
             raise CheckpointError(
                 f"the tokenizer has {self.tokenizer.vocab_size} tokens, the process only {self.process.vocab_size}"
+            )
+        if self.process.mask_id not in (None, self.tokenizer.mask_id):
+            raise CheckpointError(
+                f"the tokenizer's mask is token {self.tokenizer.mask_id}, the process's {self.process.mask_id}"
             )
         if self.max_length is None:
             self.max_length = getattr(getattr(self.model, "config", None), "max_seq_len", None)
@@ -163,10 +176,10 @@ class GiddPipeline:
             Numbers out of range, or a prompt that leaves no room.
         """
         _check_count("num_samples", num_samples)
+        given = [""] if prompts is None else [prompts] if isinstance(prompts, str) else _texts(prompts, "prompts")
+        encoded = [self._encode(prompt, f"prompt {i}") if prompt else [] for i, prompt in enumerate(given)]
         ids = self.generate_ids(
-            [self._encode(p, "prompt") if p else [] for p in _listed(prompts, "prompts") for _ in range(num_samples)]
-            if prompts is not None
-            else [[]] * num_samples,
+            [prompt for prompt in encoded for _ in range(num_samples)],
             num_inference_steps,
             length=length,
             seed=seed,
@@ -186,11 +199,11 @@ class GiddPipeline:
         **options: Any,
     ) -> Tensor:
         """(N, length) ids that begin with the ids of each of N prompts; arguments as in :meth:`generate`."""
-        length = self._longest if length is None else length
+        length = self.max_length if length is None else length
         _check_count("length", length, 1)
         _check_count("num_inference_steps", num_inference_steps, 1)
-        if length > self._longest:
-            raise ValueError(f"length = {length} is more than the model's {self._longest} tokens")
+        if length > self.max_length:
+            raise ValueError(f"length = {length} is more than the model's {self.max_length} tokens")
         kept = torch.zeros(len(prompts), length, dtype=torch.bool)
         values = torch.zeros(len(prompts), length, dtype=torch.long)
         for i, ids in enumerate(prompts):
@@ -211,13 +224,13 @@ class GiddPipeline:
         batch_size: int = 32,
         **options: Any,
     ) -> Any:
-        """Fill the blanks of a text, or of several; everything else stays as it is.
+        """Fill the blanks of a text, or of several; everything else stays as it is, to the letter.
 
         Parameters
         ----------
         blank : marks a blank. Several in a row are as many blanks.
         blank_tokens : tokens of a blank: one number, or one for every blank of every text; default: as many as there
-            are tokens in ``blank`` itself.
+            are tokens in ``blank`` itself, 1 if the tokenizer cannot read it.
         num_inference_steps, seed, batch_size, options : as in :meth:`generate`.
 
         Returns
@@ -229,16 +242,15 @@ class GiddPipeline:
         ValueError
             A text without a blank or longer than the model.
         """
-        texts = [text] if isinstance(text, str) else _listed(text, "text")
-        if not blank:
-            raise ValueError("blank has to be a non-empty marker")
-        usual = max(1, len(self.tokenizer.encode(blank)))
+        _check_count("num_inference_steps", num_inference_steps, 1)
+        if not isinstance(blank, str) or not blank:
+            raise ValueError(f"blank has to be a non-empty marker; got {blank!r}")
+        given = [one.split(blank) for one in ([text] if isinstance(text, str) else _texts(text, "text"))]
         rows = []
-        for i, one in enumerate(texts):
-            pieces = one.split(blank)
+        for i, pieces in enumerate(given):
             if len(pieces) < 2:
-                raise ValueError(f"text {i} has no blank {blank!r} to fill: {one[:60]!r}")
-            gaps = _gaps(blank_tokens, usual, len(pieces) - 1)
+                raise ValueError(f"text {i} has no blank {blank!r} to fill: {pieces[0][:60]!r}")
+            gaps = _gaps(self._tokens_of(blank) if blank_tokens is None else blank_tokens, len(pieces) - 1)
             # Pieces are encoded apart, so that no token reaches into a blank.
             ids: list[int] = []
             keep: list[bool] = []
@@ -247,15 +259,15 @@ class GiddPipeline:
                 ids += [*known, *[0] * gap]
                 keep += [*[True] * len(known), *[False] * gap]
             self._fits(len(ids), f"text {i} with its blanks")
-            rows.append((ids, keep))
+            rows.append(Blanks(pieces, gaps, ids, keep))
 
-        def fill(group: list[tuple[list[int], list[bool]]]) -> list[str]:
-            values = torch.tensor([ids for ids, _ in group])
-            kept = torch.tensor([keep for _, keep in group])
+        def fill(group: list[Blanks]) -> list[str]:
+            values = torch.tensor([row.ids for row in group])
+            kept = torch.tensor([row.keep for row in group])
             out = self._sample(values, kept, num_inference_steps, seed, batch_size, options)
-            return [self.tokenizer.decode(row) for row in out.tolist()]
+            return [self._filled(row, found) for row, found in zip(group, out, strict=True)]
 
-        filled = _by_length(rows, lambda row: len(row[0]), fill)
+        filled = by_length(rows, lambda row: len(row.ids), fill)
         return filled[0] if isinstance(text, str) else filled
 
     def self_correction(
@@ -306,7 +318,7 @@ class GiddPipeline:
                 out += [self.tokenizer.decode(row) for row in fixed.tokens.tolist()]
             return out
 
-        return _by_length(self._encode_all(texts), len, correct)
+        return by_length(self._encode_all(texts), len, correct)
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
@@ -341,7 +353,7 @@ class GiddPipeline:
             found = zip(out.nelbo.tolist(), out.stderr.tolist(), out.num_tokens.tolist(), strict=True)
             return [Score(nats, stderr, int(count)) for nats, stderr, count in found]
 
-        return _by_length(self._encode_all(texts), len, judge)
+        return by_length(self._encode_all(texts), len, judge)
 
     def detect_errors(
         self, texts: Sequence[str], *, t0: float = 0.01, error_rate: float | None = None, batch_size: int = 32
@@ -365,6 +377,7 @@ class GiddPipeline:
         >>> [e.token for e in pipe.detect_errors(["In the beginnyng"])[0] if e.probability > 0.5]
         """
         _check_count("batch_size", batch_size, 1)
+        texts = _texts(texts, "texts")
         rows = self._encode_all(texts)
 
         def doubt(group: list[list[int]]) -> list[list[float]]:
@@ -375,18 +388,13 @@ class GiddPipeline:
             return out
 
         found = []
-        for text, ids, wrong in zip(texts, rows, _by_length(rows, len, doubt), strict=True):
+        for text, ids, wrong in zip(texts, rows, by_length(rows, len, doubt), strict=True):
             spans = self.tokenizer.backend.encode(text, add_special_tokens=False).offsets
             cells = zip(spans, ids, wrong, strict=True)
             found.append([TokenError(start, end, text[start:end], i, p) for (start, end), i, p in cells])
         return found
 
     # --- details ------------------------------------------------------------------------------------------------------
-
-    @property
-    def _longest(self) -> int:
-        assert self.max_length is not None  # __post_init__
-        return self.max_length
 
     def _sample(
         self, values: Tensor, kept: Tensor, steps: int, seed: int, batch_size: int, options: dict[str, Any]
@@ -411,9 +419,19 @@ class GiddPipeline:
             out.append(drawn.tokens.cpu())
         return torch.cat(out)
 
+    def _filled(self, row: Blanks, ids: Tensor) -> str:
+        """The pieces of a text as they were given, between them what the tokens in the gaps say."""
+        found = torch.split(ids[~torch.tensor(row.keep)], row.gaps)
+        between = [self.tokenizer.decode(tokens.tolist()) for tokens in found]
+        return "".join(piece + new for piece, new in zip(row.pieces, [*between, ""], strict=True))
+
+    def _tokens_of(self, blank: str) -> int:
+        try:
+            return max(1, len(self.tokenizer.encode(blank)))
+        except DataError:
+            return 1
+
     def _encode(self, text: str, what: str) -> list[int]:
-        if not isinstance(text, str):
-            raise ValueError(f"{what} has to be a str; got {type(text).__name__}")
         ids = self.tokenizer.encode(text)
         if not ids:
             raise ValueError(f"{what} has no tokens: {text[:60]!r}")
@@ -421,14 +439,14 @@ class GiddPipeline:
         return ids
 
     def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._encode(text, f"text {i}") for i, text in enumerate(_listed(texts, "texts"))]
+        return [self._encode(text, f"text {i}") for i, text in enumerate(_texts(texts, "texts"))]
 
     def _fits(self, length: int, what: str) -> None:
-        if length > self._longest:
-            raise ValueError(f"{what} has {length} tokens; the model takes {self._longest}: cut it into parts")
+        if length > self.max_length:
+            raise ValueError(f"{what} has {length} tokens; the model takes {self.max_length}: cut it into parts")
 
 
-def _by_length(items: Sequence[T], length: Callable[[T], int], work: Callable[[list[T]], list[Any]]) -> list[Any]:
+def by_length(items: Sequence[T], length: Callable[[T], int], work: Callable[[list[T]], list[Any]]) -> list[Any]:
     """``work`` on the items of each length together, results in the order of the items.
 
     Padding would change what a model without an attention mask computes, and with it the result.
@@ -451,21 +469,18 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _listed(texts: Any, name: str) -> list[str]:
-    if isinstance(texts, str):
-        if name != "prompts":
-            raise ValueError(f"{name} has to be a list of texts; got a single str")
-        return [texts]
-    return list(texts)
+def _texts(texts: Any, name: str) -> list[str]:
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise ValueError(f"{name} has to be a list of texts; got a single {type(texts).__name__}")
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{i}] has to be a str; got {type(text).__name__}")
+    return texts
 
 
-def _gaps(blank_tokens: int | Sequence[int] | None, usual: int, count: int) -> list[int]:
-    if blank_tokens is None:
-        gaps = [usual] * count
-    elif isinstance(blank_tokens, int):
-        gaps = [blank_tokens] * count
-    else:
-        gaps = list(blank_tokens)
+def _gaps(blank_tokens: int | Sequence[int], count: int) -> list[int]:
+    gaps = [blank_tokens] * count if isinstance(blank_tokens, int) else list(blank_tokens)
     if len(gaps) != count or any(not isinstance(g, int) or g < 1 for g in gaps):
         raise ValueError(f"blank_tokens has to give {count} positive numbers, one for each blank; got {blank_tokens!r}")
     return gaps

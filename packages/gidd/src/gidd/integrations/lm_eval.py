@@ -27,7 +27,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..likelihood import _fractions, _integrand, _on_grid, _reconstruction
 from ..models import Backbone, ScalingTransformer
-from ..pipeline import GiddPipeline, Model, _by_length
+from ..pipeline import GiddPipeline, Model, by_length
 from ..process import Process
 from ..sampling import Streams
 from ..sampling.predict import clean_logits
@@ -124,7 +124,7 @@ class GiddLM(LM):
     @property
     def max_length(self) -> int:
         """Tokens the model takes."""
-        return self.pipeline._longest
+        return self.pipeline.max_length
 
     @property
     def tokenizer_name(self) -> str:
@@ -141,7 +141,7 @@ class GiddLM(LM):
         """
         pairs = [self._request(*request.args) for request in requests]
         value = self._values(pairs)
-        greedy = _by_length(pairs, lambda r: len(r.ids), self._greedy)
+        greedy = by_length(pairs, lambda r: len(r.ids), self._greedy)
         out = [(float(v), bool(g)) for v, g in zip(value, greedy, strict=True)]
         for request, answer in zip(requests, out, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, answer)
@@ -215,7 +215,7 @@ class GiddLM(LM):
         ]
 
     def _nelbo(self, requests: list[Request]) -> list[float]:
-        return _by_length(requests, lambda r: len(r.ids), self._nelbo_of_equal_length)
+        return by_length(requests, lambda r: len(r.ids), self._nelbo_of_equal_length)
 
     @torch.no_grad()
     def _nelbo_of_equal_length(self, requests: list[Request]) -> list[float]:
@@ -369,7 +369,7 @@ def _by_group(items: Sequence[T], key: Callable[[T], Any], work: Callable[[list[
     """``work`` on the items of each key together, results in the order of the items."""
     numbers: dict[Any, int] = {}
     which = [numbers.setdefault(key(item), len(numbers)) for item in items]
-    return _by_length(list(zip(which, items, strict=True)), lambda p: p[0], lambda part: work([i for _, i in part]))
+    return by_length(list(zip(which, items, strict=True)), lambda p: p[0], lambda part: work([i for _, i in part]))
 
 
 def _cut(text: str, until: Sequence[str]) -> str:
