@@ -25,7 +25,7 @@ from .options import (
     pick_device,
     pick_dtype,
 )
-from .printing import log, progress, quiet, say, show, table
+from .printing import hush_transformers, log, progress, quiet, say, show, table
 
 if TYPE_CHECKING:
     from ..data.tokenizers import TextTokenizer
@@ -134,6 +134,7 @@ def _judge(name: str, order: int, batch_size: int, device: str, dtype: str) -> t
         raise ConfigError(f"judge {name!r} is not {JUDGES}")
     from ..eval.causal import CausalLMJudge
 
+    hush_transformers()
     causal = CausalLMJudge.from_pretrained(name, pick_device(device), pick_dtype(dtype), batch_size)
 
     def encode(record: dict[str, Any], where: str) -> list[int]:

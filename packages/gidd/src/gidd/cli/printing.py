@@ -40,6 +40,17 @@ def say(what: str, text: str) -> None:
     print(f"{what}: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
+def hush_transformers() -> None:
+    """No bars of theirs where there would be none of ours."""
+    if not quiet() and sys.stderr.isatty():
+        return
+    try:
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError:
+        return
+    disable_progress_bar()
+
+
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with rate and time left on a terminal, a line a minute in a log; called with how many more are done."""

@@ -21,7 +21,7 @@ from ..train.parallel import World
 from ..train.step import Objective, train_step
 
 STEPS = 8  # of the sampler
-SEQUENCES, CELLS, CORRECTIONS = 32, 32, 16  # sequences to correct, their tokens, replacements in each
+SEQUENCES, CELLS, CORRECTIONS = 32, 32, 8  # sequences to correct, their tokens, replacements in each
 
 
 class Timing(NamedTuple):
