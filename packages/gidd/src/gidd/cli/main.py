@@ -37,6 +37,8 @@ def main() -> None:
     try:
         code = command.main(sys.argv[1:], prog_name="gidd", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code, older ones into Abort
+            say("error", "interrupted")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -238,39 +238,45 @@ def harness(
         raise DataError(f"--include-path {include_path}: there is no such folder")
     from ..integrations.lm_eval import GiddLM  # says what to install where there is no lm_eval
 
-    harness_of_theirs, tasks_of_theirs = (import_module(name) for name in ("lm_eval", "lm_eval.tasks"))
-    manager = tasks_of_theirs.TaskManager(include_path=None if include_path is None else str(include_path))
-    unknown = [name for name in names if not manager.match_tasks([name])]
-    if unknown:
-        raise ConfigError(f"lm_eval knows no task {', '.join(unknown)}; give the folder of your own by --include-path")
     lm = GiddLM(
         checkpoint, mode=mode, p_prompt=p_prompt, num_times=num_times, batch_size=batch_size, seed=seed,
         device=pick_device(device), dtype=None if dtype == "auto" else dtype,
     )  # fmt: skip
-    found = harness_of_theirs.simple_evaluate(
+    manager = _task_manager(names, include_path)
+    found = import_module("lm_eval").simple_evaluate(
         lm, tasks=names, limit=limit, task_manager=manager, random_seed=seed, numpy_random_seed=seed,
         torch_random_seed=seed, fewshot_random_seed=seed, log_samples=False, verbosity="ERROR",
     )  # fmt: skip
-    rows = [
-        {
-            "task": task,
-            "metric": metric,
-            "filter": kept,
-            "value": value,
-            "stderr": scores.get(f"{metric}_stderr,{kept}"),
-        }
-        for task, scores in found["results"].items()
-        for metric, _, kept in (name.partition(",") for name in scores)
-        for value in [scores.get(f"{metric},{kept}")]
-        if kept and not metric.endswith("_stderr")
-    ]
-    for row in rows:
-        if not isinstance(row["stderr"], float):  # "N/A"
-            row["stderr"] = math.nan
+    rows = _scores(found["results"])
     if as_json:
         show({"mode": lm.mode, "num_times": num_times, "limit": limit, "results": rows}, True)
         return
     table(("task", "metric", "filter", "value", "stderr"), [tuple(row.values()) for row in rows])
+
+
+def _scores(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """lm_eval's "metric,filter": value of every task as rows, each with its standard error."""
+    rows = []
+    for task, scores in results.items():
+        for name, value in scores.items():
+            metric, comma, kept = name.partition(",")
+            if comma and not metric.endswith("_stderr"):
+                error = scores.get(f"{metric}_stderr,{kept}")
+                known = error if isinstance(error, float) else math.nan  # it may be "N/A"
+                rows.append({"task": task, "metric": metric, "filter": kept, "value": value, "stderr": known})
+    return rows
+
+
+def _task_manager(names: list[str], folder: Path | None) -> Any:
+    """lm_eval's, of the tasks in a folder if that is enough: its own are thousands of files."""
+    kind = import_module("lm_eval.tasks").TaskManager
+    place = None if folder is None else str(folder)
+    for theirs in (False, True) if folder is not None else (True,):
+        manager = kind(include_path=place, include_defaults=theirs)
+        unknown = [name for name in names if not manager.match_tasks([name])]
+        if not unknown:
+            return manager
+    raise ConfigError(f"lm_eval knows no task {', '.join(unknown)}; give the folder of your own by --include-path")
 
 
 def evaluate(
