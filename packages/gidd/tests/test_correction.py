@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from gidd import HybridProcess, MaskedProcess, UniformProcess, gibbs, self_correct, token_error_probs
 from gidd.exact import loo_model
 

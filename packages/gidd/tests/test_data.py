@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+
 from gidd.data import (
     TokenDataset,
     char_tokenizer,
@@ -27,7 +29,6 @@ from gidd.data.loader import ShardedBatches, shuffled
 from gidd.errors import ConfigError, DataError
 from gidd.eval.latin import is_valid
 from gidd.eval.ngram import NGramJudge
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 POEM = "Tyger Tyger, burning bright,\nIn the forests of the night;\n"
 

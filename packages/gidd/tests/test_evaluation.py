@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from gidd import ConfigError
 from gidd.data import prepare
 from gidd.errors import ExperimentError

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from gidd import exact
 from gidd.process import HybridProcess, MaskedProcess, Process, SNRProcess, UniformProcess
-from torch import Tensor
 
 EPS = 1e-4
 

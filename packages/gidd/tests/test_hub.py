@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
+
 from gidd import HybridProcess, MaskedProcess, MixtureProcess, SNRProcess
 from gidd.data.tokenizers import latin_tokenizer
 from gidd.errors import CheckpointError, ConfigError
 from gidd.hub import convert, load_checkpoint, save_checkpoint
 from gidd.models import DiT, DiTConfig, HFBackbone, ScalingConfig, ScalingTransformer
-from safetensors.torch import save_file
 
 D, HEADS, LAYERS, COND, V, ROWS, LENGTH = 32, 4, 3, 16, 11, 128, 9
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+
 from gidd import fused_linear_gidd_loss, gidd_loss
 from gidd.loss.closed_form import Vocabulary, divergences, token_terms
 from gidd.process import HybridProcess, MaskedProcess, MixtureProcess, SNRProcess, UniformProcess

@@ -5,11 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
+
 from gidd import exact
 from gidd.errors import InvalidProcessError
 from gidd.likelihood import ElboOutput, _fractions, _on_grid, calibrate_grid, elbo
 from gidd.process import HybridProcess, MaskedProcess, Process, SNRProcess, UniformProcess
-from torch import Tensor
 
 V = 4
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from gidd import exact
 from gidd.loss import api, fused_linear_gidd_loss, gidd_loss
 from gidd.process import HybridProcess, MaskedProcess, MixtureProcess, Process, SNRProcess, UniformProcess
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 V = 7
 IMPLEMENTATIONS = ["reference", "chunked"]

@@ -3,10 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
+
 from gidd import HybridProcess, fused_linear_gidd_loss, gidd_loss
 from gidd.errors import CheckpointError, ConfigError
 from gidd.models import DiT, DiTConfig, HFBackbone, ScalingConfig, ScalingTransformer
-from torch import nn
 
 DIT = DiTConfig(vocab_size=11, hidden=32, layers=2, heads=2, max_seq_len=12, cond_dim=16)
 SCALING = ScalingConfig(vocab_size=11, hidden=32, layers=2, head_dim=16, max_seq_len=12)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+
 from gidd.errors import ConfigError
 from gidd.models import DiT, DiTConfig, ScalingConfig, ScalingTransformer
 from gidd.plan import (

@@ -6,6 +6,10 @@ import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
 from gidd.errors import ConfigError, InvalidProcessError
 from gidd.process import (
     PRESETS,
@@ -17,9 +21,6 @@ from gidd.process import (
     UniformProcess,
     process_from_dict,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import chisquare
 
 times = st.floats(0.01, 0.99)
 sizes = st.integers(2, 9)

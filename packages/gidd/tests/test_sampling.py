@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2
+
 from gidd import HybridProcess, MaskedProcess, SNRProcess, UniformProcess, sample
 from gidd.exact import loo_model
 from gidd.sampling import Streams, time_grid
 from gidd.sampling.ancestral import _step
 from gidd.sampling.predict import draw, sharpen
-from scipy.stats import chi2
 
 V0, V, MASK = 4, 5, 4
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
+
 from gidd import DiT, DiTConfig, HybridProcess, MaskedProcess, ScalingConfig, ScalingTransformer
 from gidd.data import prepare
 from gidd.errors import CheckpointError, ConfigError, DataError
@@ -39,7 +41,6 @@ from gidd.train.config import parse_config
 from gidd.train.noise import NoiseOptions
 from gidd.train.optim import AveragedWeights, make_optimizer, parameter_groups, set_learning_rate
 from gidd.train.parallel import World
-from safetensors.torch import load_file
 
 ALONE = World(torch.device("cpu"))
 WORKER = Path(__file__).with_name("train_worker.py")

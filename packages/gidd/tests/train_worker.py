@@ -9,6 +9,7 @@ from itertools import groupby
 
 import torch
 import torch.distributed as dist
+
 from gidd.train import GiddTrainer, load_config
 
 
