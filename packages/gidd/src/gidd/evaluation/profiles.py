@@ -36,6 +36,8 @@ class Profile:
     data : prepared corpus; None makes one of the Python standard library with ``corpus_tokenizer``.
     corpus_model, corpus_length, corpus_batch, corpus_steps, corpus_rate : what is trained on it.
     corpus_samples, corpus_times, corpus_corrections : as for the squares.
+    released, released_judge, released_tasks : the authors' checkpoints, a causal language model, tasks of lm_eval.
+    released_texts, released_samples, released_steps, released_corrections, released_limit : how many of each.
     workers : models trained at the same time, one thread each.
     """
 
@@ -84,6 +86,18 @@ class Profile:
     corpus_samples: int = 128
     corpus_times: tuple[int, ...] = (8, 32, 128)
     corpus_corrections: int = 128
+    released: tuple[str, ...] = tuple(
+        f"dvruette/gidd-{s}-p_unif-{p}" for s in ("small", "base") for p in (0.0, 0.1, 0.2)
+    )
+    released_judge: str = "google/gemma-2-9b"
+    released_tasks: tuple[str, ...] = (
+        "arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande",
+    )  # fmt: skip
+    released_texts: int = 1_000
+    released_samples: int = 256
+    released_steps: int = 128
+    released_corrections: int = 128
+    released_limit: int | None = None
 
 
 QUICK = Profile(
@@ -150,5 +164,5 @@ GPU = replace(
     loss_repeats=10,
     workers=1,
 )
-PAPER = replace(GPU, name="paper", latin_seeds=5, text_steps=50_000, text_seeds=5, text_samples=1_024)
+PAPER = replace(GPU, name="paper", experiments=("exact", "kernels", "throughput", "released"))
 PROFILES = {profile.name: profile for profile in (QUICK, FULL, GPU, PAPER)}

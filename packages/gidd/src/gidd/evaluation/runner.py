@@ -25,6 +25,7 @@ _MODULES: dict[str, str] = {
     "kernels": "kernels",
     "throughput": "throughput",
     "corpus": "corpus",
+    "released": "released",
 }
 EXPERIMENTS: tuple[str, ...] = tuple(_MODULES)
 
