@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -47,7 +48,7 @@ def main() -> None:
         code = INTERRUPTED
     except Exception as error:
         if printing.verbose():
-            raise
+            traceback.print_exc()
         code, text = _verdict(error)
         say("error", text)
     sys.exit(code or 0)

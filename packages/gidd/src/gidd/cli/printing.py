@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 log = logging.getLogger("gidd")
@@ -45,10 +46,9 @@ def hush_transformers() -> None:
     if not quiet() and sys.stderr.isatty():
         return
     try:
-        from transformers.utils.logging import disable_progress_bar
-    except ImportError:
+        import_module("transformers.utils.logging").disable_progress_bar()
+    except ModuleNotFoundError:
         return
-    disable_progress_bar()
 
 
 @contextmanager
