@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gidd.eval.rubric
-import gidd.eval.speed
+import gidd.evaluation.speed
 from gidd import DiT, DiTConfig, HybridProcess, token_error_probs
 from gidd.cli import printing
 from gidd.cli.main import main
@@ -323,8 +323,8 @@ def test_train_makes_a_checkpoint_that_samples(run, home):
 
 
 def test_benchmarks_print_ours_beside_the_peer(run, monkeypatch):
-    monkeypatch.setattr(gidd.eval.speed, "SEQUENCES", 3)
-    monkeypatch.setattr(gidd.eval.speed, "CORRECTIONS", 2)
+    monkeypatch.setattr(gidd.evaluation.speed, "SEQUENCES", 3)
+    monkeypatch.setattr(gidd.evaluation.speed, "CORRECTIONS", 2)
     options = ("--rows", 32, "--vocab", 256, "--repeats", 2, "--device", "cpu")
     monkeypatch.setattr("gidd.evaluation.loss._memory", lambda *arguments: None)  # child processes
     for subject, peer in (((), "cross-entropy"), (("loss",), "cross-entropy"), (("sample",), "one at a time")):

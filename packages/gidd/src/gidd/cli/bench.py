@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -34,19 +35,26 @@ def bench(
     if subject == "loss":
         _loss(rows or 512, vocab, repeats, place, as_json)
         return
-    from ..eval.speed import time_sampling, time_training
+    from ..evaluation.speed import peak_flops, small, time_sampling, time_training
     from ..models import DiTConfig
+    from ..plan import flops_per_token
 
     measured: dict[str, float] = {}
     if subject == "sample":
-        timings = time_sampling(rows or 512, vocab, repeats, place)
+        found = [turns.comparison() for turns in time_sampling(rows or 512, vocab, repeats, place)]
     else:
-        config = DiTConfig.preset("small", vocab) if place == "cuda" else None
-        timings, measured = time_training(rows or (32_768 if place == "cuda" else 512), vocab, repeats, place, config)
+        config = DiTConfig.preset("small", vocab) if place == "cuda" else small(vocab)
+        found = [
+            time_training(rows or (32_768 if place == "cuda" else 512), vocab, repeats, place, config).comparison()
+        ]
+        measured["FLOP/s"] = found[0].ours * flops_per_token(config)
+        peak = peak_flops(place)
+        if peak is not None:
+            measured["MFU"] = measured["FLOP/s"] / peak
     if as_json:
-        show({"comparisons": [timing._asdict() for timing in timings], "metrics": measured}, True)
+        show({"comparisons": [asdict(c) for c in found], "metrics": measured}, True)
         return
-    table(("what", "ours", "peer", "unit", "peer is"), [(t.name, t.ours, t.peer, t.unit, t.peer_name) for t in timings])
+    table(("what", "ours", "peer", "unit", "peer is"), [(c.name, c.ours, c.peer, c.unit, c.peer_name) for c in found])
     for name, value in measured.items():
         print(f"{name}  {value:.3g}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -285,19 +286,26 @@ def evaluate(
     seed: SeedOption = 0,
     only: Annotated[str | None, typer.Option(help="Only these experiments, as in exact,latin.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep experiments that are finished.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared corpus of the profiles gpu (default: Python's library) and paper.")
+    ] = None,
     device: DeviceOption = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a claim does not hold.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Test the paper's claims on this machine."""
-    from ..evaluation import run
+    from ..evaluation import PROFILES, run
 
     def told(identifier: str, done: int, total: int, seconds: float) -> None:
         if identifier and not quiet():
             say(identifier, f"{seconds:.1f} s ({done} of {total})")
 
     chosen = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
-    results = run(profile, seed, out, only=chosen, resume=resume, device=device, progress=told)
+    if data is not None and profile in PROFILES:
+        wanted: Any = replace(PROFILES[profile], data=str(data))
+    else:
+        wanted = profile
+    results = run(wanted, seed, out, only=chosen, resume=resume, device=device, progress=told)
     if as_json:
         show(results, True)
     else:

@@ -32,6 +32,7 @@ class Profile:
     text_samples, text_times, text_corrections : as for the squares.
     text_curve : further numbers of steps, sampled without correction.
     kernel_tokens : numbers of tokens of the kernel table.
+    speed_rows, speed_columns : tokens and vocabulary of sampling and correction.
     speed_model, speed_vocab, speed_batch, speed_length, speed_steps : training speed of one of the paper's networks.
     data : prepared corpus; None makes one of the Python standard library with ``corpus_tokenizer``.
     corpus_model, corpus_length, corpus_batch, corpus_steps, corpus_rate : what is trained on it.
@@ -71,6 +72,8 @@ class Profile:
     text_corrections: int
     workers: int
     kernel_tokens: tuple[int, ...] = (8_192, 32_768)
+    speed_rows: int = 512
+    speed_columns: int = 1_024
     speed_model: str = "small"
     speed_vocab: int = 50_258  # GPT-2 and a mask
     speed_batch: int = 64
@@ -134,7 +137,7 @@ QUICK = Profile(
 FULL = replace(
     QUICK,
     name="full",
-    experiments=("exact", "loss", "latin", "text"),
+    experiments=("exact", "loss", "speed", "latin", "text"),
     joints=10,
     d3pm_steps=(512, 4096),
     loss_rows=512,
@@ -160,9 +163,9 @@ FULL = replace(
 GPU = replace(
     FULL,
     name="gpu",
-    experiments=("exact", "kernels", "throughput", "corpus"),
+    experiments=("exact", "kernels", "speed", "throughput", "corpus"),
     loss_repeats=10,
     workers=1,
 )
-PAPER = replace(GPU, name="paper", experiments=("exact", "kernels", "throughput", "released"))
+PAPER = replace(GPU, name="paper", experiments=("exact", "kernels", "speed", "throughput", "released"))
 PROFILES = {profile.name: profile for profile in (QUICK, FULL, GPU, PAPER)}

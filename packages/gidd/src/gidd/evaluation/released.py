@@ -73,17 +73,16 @@ def _corrected(
     """(N,) nats per token of the judge that correction takes off."""
     ids = pipe.generate_ids([[]] * profile.released_samples, profile.released_steps, seed=seed, batch_size=16)
     generator, parts, rises = torch.Generator().manual_seed(seed), [], []
-    for part in ids.split(32):
+    for part in torch.split(ids, 32):
         fixed = self_correct(
             pipe.model, process, part.to(pipe.device), max_steps=profile.released_corrections, generator=generator
         )
         parts.append(fixed.tokens.cpu())
         rises.append((fixed.final_accuracy - fixed.initial_accuracy).cpu().numpy())
-    before, after = (_judged(experiment, pipe, judge, t, f"{name}, {w}") for t, w in
-                     ((ids, "before correction"), (torch.cat(parts), "after correction")))  # fmt: skip
-    experiment.metrics.append(
-        Metric(f"{name}: gain of self-accuracy", float(np.concatenate(rises).mean()), "", "higher")
-    )
+    before = _judged(experiment, pipe, judge, ids, f"{name}, before correction")
+    after = _judged(experiment, pipe, judge, torch.cat(parts), f"{name}, after correction")
+    rise = float(np.concatenate(rises).mean())
+    experiment.metrics.append(Metric(f"{name}: gain of self-accuracy", rise, "", "higher"))
     return before - after
 
 

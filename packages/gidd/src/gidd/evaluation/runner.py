@@ -23,7 +23,8 @@ _MODULES: dict[str, str] = {
     "latin": "latin",
     "text": "text",
     "kernels": "kernels",
-    "throughput": "throughput",
+    "throughput": "speed",
+    "speed": "speed",
     "corpus": "corpus",
     "released": "released",
 }
