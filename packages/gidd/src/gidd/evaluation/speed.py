@@ -65,7 +65,9 @@ def run_speed(profile: Profile, rng: np.random.Generator, out: Path, device: str
 def run_throughput(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
     """Training speed of one of the paper's networks on random tokens, against the device's peak."""
     hidden, layers, heads = profile.speed_widths
-    config = DiTConfig(profile.speed_vocab, hidden, layers, heads=heads, max_seq_len=profile.speed_length)
+    config = DiTConfig(
+        vocab_size=profile.speed_vocab, hidden=hidden, layers=layers, heads=heads, max_seq_len=profile.speed_length
+    )
     tokens = profile.speed_batch * profile.speed_length
     turns = time_training(tokens, profile.speed_vocab, profile.speed_steps, device, config)
     experiment = Experiment(comparisons=[turns.comparison()])
