@@ -233,8 +233,8 @@ class GiddLM(LM):
         pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(t)))
         for terms, evaluate in ((kind == 0, path_integrand), (kind == 1, _early)):
             chosen = pairs[terms[pairs[:, 1]]].to(device)
-            for part in torch.split(chosen, self.batch_size):
-                row, at = part.unbind(1)
+            for begin in range(0, len(chosen), self.batch_size):
+                row, at = chosen[begin : begin + self.batch_size].unbind(1)
                 own = t.to(device)[at]
                 z = _noisy(process, x[row], own, seeds[row], at, self.max_length)
                 z = torch.where(keep[row], z, x[row])
@@ -340,7 +340,7 @@ def _noisy(process: Process, x: Tensor, t: Tensor, seeds: Tensor, at: Tensor, lo
     """
     streams = Streams(seeds).skip(at * (3 * longest))
     keep, which, where = streams.uniform(3, longest)[:, :, : x.shape[1]].unbind(1)
-    noise = process.noise_from(t[:, None], which, where)
+    noise = process.noise_from(t[:, None], which, where.contiguous())
     return torch.where(keep < process.alpha(t)[:, None], x, noise)
 
 
