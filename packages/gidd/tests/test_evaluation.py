@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from gidd import ConfigError
+from gidd.data import prepare
 from gidd.errors import ExperimentError
 from gidd.evaluation import run
-from gidd.evaluation.profiles import FULL, PROFILES, QUICK
+from gidd.evaluation.detection import auc, calibration_error, plant
+from gidd.evaluation.profiles import FULL, GPU, PROFILES, QUICK
 from gidd.evaluation.report import Claim, bootstrap_difference, holds
 
 TINY = replace(
@@ -26,6 +28,7 @@ TINY = replace(
     latin_seeds=2,
     latin_samples=8,
     latin_times=(2, 4),
+    latin_corrected=(2,),
     latin_corrections=3,
     latin_widths=(16, 1, 2),
     text_steps=3,
@@ -34,6 +37,7 @@ TINY = replace(
     text_seeds=2,
     text_samples=4,
     text_times=(2,),
+    text_curve=(1,),
     text_corrections=2,
     workers=1,
 )
@@ -60,15 +64,16 @@ def test_results_follow_the_contract(tiny):
         assert claim["n"] > 0
     assert len({c["id"] for c in results["claims"]}) == len(results["claims"])
     assert all((out / a["path"]).exists() for a in results["artifacts"])
-    assert {a["path"] for a in results["artifacts"]} == {"latin.png", "samples.txt"}
+    assert {a["path"] for a in results["artifacts"]} == {"latin.png", "text.png", "correction.png", "samples.txt"}
 
 
 def test_every_claim_of_the_specification_is_there(tiny):
     found = {c["id"] for c in tiny[1]["claims"]}
     assert {
         "exact-masked", "exact-leave-one-out", "exact-discrete-limit", "loss-speed", "loss-memory", "latin-difference",
-        "latin-few-steps-4", "latin-equal-calls", "latin-self-accuracy", "latin-detection", "text-ar", "text-gidd-plus",
-        "text-weighting", "text-weighting-more", "text-cost-0.1", "text-cost-limit", "text-difference",
+        "latin-few-steps-4", "latin-equal-calls", "latin-self-accuracy", "latin-detection", "latin-hybridise",
+        "text-ar", "text-gidd-plus", "text-weighting", "text-weighting-more", "text-cost-0.1", "text-cost-limit",
+        "text-difference", "text-difference-ar", "text-few-steps-2", "text-equal-calls", "text-detection",
     } <= found  # fmt: skip
 
 
@@ -80,7 +85,42 @@ def test_every_judge_number_has_entropy_beside_it(tiny):
     names = [m["name"] for m in tiny[1]["metrics"]]
     for name in names:
         if "judge before" in name or "judge after" in name:
-            assert name.replace("judge", "unigram entropy") in names
+            assert name.replace("AR judge", "judge").replace("judge", "unigram entropy") in names
+
+
+def test_experiments_of_the_accelerator_run_anywhere(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"one two three, line {i} of a text that repeats itself" for i in range(400)))
+    prepare(f"files:{text}", "char", tmp_path / "corpus")
+    profile = replace(
+        GPU, kernel_tokens=(16, 32), loss_vocab=256, loss_repeats=2, speed_model="tiny", speed_vocab=300, speed_batch=1,
+        speed_length=8, speed_steps=2, data=str(tmp_path / "corpus"), corpus_model="tiny", corpus_length=8,
+        corpus_batch=2, corpus_steps=2, corpus_samples=3, corpus_times=(2,), corpus_corrections=2,
+    )  # fmt: skip
+    found = run(profile, 0, tmp_path / "out", only=["kernels", "throughput", "corpus"], device="cpu")
+    assert {c["id"] for c in found["claims"]} == {
+        "corpus-correction-hybrid", "corpus-correction-masked", "corpus-difference", "corpus-batching",
+    }  # fmt: skip
+    names = " ".join(m["name"] for m in found["metrics"])
+    assert "kernels, byte floor: 32 × 256" in names
+    assert "training speed, DiT tiny" in names
+    assert {c["peer_name"].split(" (")[0] for c in found["comparisons"]} == {"reference", "cross-entropy"}
+
+
+def test_planted_errors_and_their_scores():
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, 7, (200, 50))
+    shown, wrong = plant(rng, clean, 7)
+    assert (shown[~wrong] == clean[~wrong]).all()
+    assert (shown[wrong] != clean[wrong]).all()
+    assert shown.max() < 7
+    assert abs(wrong.mean() - 0.08) < 4 * (0.08 * 0.92 / wrong.size) ** 0.5
+    score = rng.random(wrong.shape).round(1)  # with ties, by pairs
+    pairs = np.sign(score[wrong][:, None] - score[~wrong][None])
+    assert auc(score, wrong) == pytest.approx((pairs.mean() + 1) / 2)
+    p = rng.random(400_000)
+    assert calibration_error(p, rng.random(p.shape) < p) < 0.01
+    assert calibration_error(p, rng.random(p.shape) < p / 2) == pytest.approx(0.25, abs=0.01)
 
 
 def test_experiments_do_not_depend_on_which_others_run(tiny, tmp_path):

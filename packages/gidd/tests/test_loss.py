@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gidd import exact
-from gidd.loss import fused_linear_gidd_loss, gidd_loss
+from gidd.loss import api, fused_linear_gidd_loss, gidd_loss
 from gidd.process import HybridProcess, MaskedProcess, MixtureProcess, Process, SNRProcess, UniformProcess
 
 V = 7
@@ -161,13 +161,13 @@ def test_gradients_are_slopes(p: Process) -> None:
         assert torch.allclose(grad[..., v], slope, rtol=1e-5, atol=1e-6)
 
 
-def test_gradcheck_of_the_fused_head() -> None:
-    """Without reduction, where backward may run more than once; below, the other reductions are compared with it."""
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_gradcheck_of_the_fused_head(reduction: str) -> None:
     p = PROCESSES[0]
     b = Batch(p, B=1, L=3)
 
     def loss(*head: Tensor) -> Tensor:
-        return fused_linear_gidd_loss(*head, *b.args, p, chunk_tokens=2, reduction="none").loss
+        return fused_linear_gidd_loss(*head, *b.args, p, chunk_tokens=2, reduction=reduction).loss
 
     assert torch.autograd.gradcheck(loss, tuple(Head(V, (1, 3)).tensors), rtol=1e-4)
 
@@ -327,7 +327,19 @@ def test_no_weight_is_no_gradient_even_where_the_divergence_is_huge(impl: str) -
         assert (grad == 0).all()
 
 
-def test_the_loss_scales_with_the_gradient_that_arrives_and_backward_runs_once() -> None:
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("p", [PROCESSES[0], PROCESSES[3], PROCESSES[6]], ids=repr)
+def test_gradcheck_of_the_logits(p: Process, reduction: str, impl: str) -> None:
+    b = Batch(p, B=1, L=3)
+
+    def loss(logits: Tensor) -> Tensor:
+        return gidd_loss(logits, *b.args, p, weighting="none", reduction=reduction, impl=impl).loss
+
+    assert torch.autograd.gradcheck(loss, (b.logits.requires_grad_(True),), rtol=1e-4)
+
+
+def test_the_loss_scales_with_the_gradient_that_arrives() -> None:
     p = PROCESSES[0]
     b = Batch(p)
     g = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -335,10 +347,149 @@ def test_the_loss_scales_with_the_gradient_that_arrives_and_backward_runs_once()
     gidd_loss(one, *b.args, p, reduction="none").loss.backward(g)
     gidd_loss(two, *b.args, p, reduction="none", impl="reference").loss.backward(g)
     assert torch.allclose(one.grad, two.grad, atol=1e-10)
-    loss = gidd_loss(one, *b.args, p).loss
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_backward_may_run_again_but_has_no_derivative(reduction: str, fused: bool) -> None:
+    p = PROCESSES[0]
+    b = Batch(p)
+    leaf, weight, bias = Head(V).tensors if fused else (b.logits.requires_grad_(True), None, None)
+    options = {"reduction": reduction}
+    if fused:
+        cost = fused_linear_gidd_loss(leaf, weight, bias, *b.args, p, **options).loss.sum()
+    else:
+        cost = gidd_loss(leaf, *b.args, p, **options).loss.sum()
+    (first,) = torch.autograd.grad(cost, leaf, retain_graph=True)
+    (second,) = torch.autograd.grad(3 * cost, leaf, retain_graph=True)
+    assert torch.allclose(second, 3 * first, rtol=1e-12)
+    for _ in range(2):
+        cost.backward(retain_graph=True)
+    assert torch.allclose(leaf.grad, 2 * first, rtol=1e-12)
+    (slope,) = torch.autograd.grad(cost, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        slope.sum().backward()
+
+
+def test_in_place_a_second_backward_is_refused() -> None:
+    p = PROCESSES[0]
+    b = Batch(p)
+    leaf = b.logits.requires_grad_(True)
+    loss = gidd_loss(leaf + 0.0, *b.args, p, inplace_grad=True).loss
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="once"):
+    with pytest.raises(RuntimeError, match="inplace_grad"):
         loss.backward()
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_all_parts_have_the_precision_of_the_logits_but_float32_at_least(
+    dtype: torch.dtype, reduction: str, impl: str
+) -> None:
+    p = PROCESSES[0]
+    b = Batch(p)
+    hidden, weight, _ = Head(V, dtype=dtype).tensors
+    want = torch.float64 if dtype == torch.float64 else torch.float32
+    for out in (
+        gidd_loss(b.logits.to(dtype), *b.args, p, reduction=reduction, impl=impl),
+        fused_linear_gidd_loss(hidden, weight, None, *b.args, p, reduction=reduction, impl=impl),
+    ):
+        assert {part.dtype for part in out} == {want}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_of_a_mean_do_not_vanish_in_float16(fused: bool) -> None:
+    """A loss scaled up for float16 arrives in backward: a gradient divided by the tokens before would be zero."""
+    p, tokens = HybridProcess(40, 39, 0.2), 5000
+    b = Batch(p, B=1, L=tokens)
+    hidden, weight, _ = (v.detach() for v in Head(40, (1, tokens), dtype=torch.float16).tensors)
+    results = []
+    for dtype in (torch.float16, torch.float64):
+        leaf = (0.1 * hidden).to(dtype).requires_grad_(True)
+        head = weight.to(dtype)
+        if fused:
+            loss = fused_linear_gidd_loss(leaf, head, None, *b.args, p).loss
+        else:
+            loss = gidd_loss(torch.nn.functional.linear(leaf, head), *b.args, p).loss
+        (2.0**12 * loss).backward()
+        results.append(leaf.grad.double())
+    assert float((results[0] - results[1]).norm() / results[1].norm()) < 5e-3
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_a_token_without_weight_may_be_excluded_by_the_model(impl: str) -> None:
+    """Zero weight skips: the infinite divergence of a visible token that the model excludes is not multiplied."""
+    p = MaskedProcess(V, V - 1)
+    b = Batch(p)
+    b.z[:] = b.x
+    b.z[1] = V - 1
+    b.logits.scatter_(-1, b.x[..., None], -torch.inf)
+    b.logits[1] = 0.0
+    for weighting in ("none", "dynamic", "clip", "snr"):
+        out = gidd_loss(b.logits, *b.args, p, weighting=weighting, reduction="none", impl=impl)
+        assert all(torch.isfinite(part).all() for part in out)
+        assert all((part[[0, 2]] == 0).all() for part in (out.loss, out.elbo, out.is_div))
+        _, grad = gradient(b.logits, *b.args, p, weighting=weighting, impl=impl)
+        assert torch.isfinite(grad).all()
+        assert (grad[[0, 2]] == 0).all()
+
+
+def test_a_masked_token_that_the_model_excludes_costs_everything_and_has_the_slope_of_cross_entropy() -> None:
+    p = MaskedProcess(V, V - 1)
+    b = Batch(p)
+    b.z[:] = V - 1
+    b.logits.scatter_(-1, b.x[..., None], -torch.inf)
+    loss, grad = gradient(b.logits, *b.args, p, weighting="none", reduction="none")
+    assert (loss == torch.inf).all()
+    hot = torch.nn.functional.one_hot(b.x, V)
+    assert torch.allclose(grad[..., :V], (b.probs(p) - hot) / b.t[..., None])
+
+
+@pytest.mark.parametrize("p", [*PROCESSES, HybridProcess(V, V - 1, 1e-6)], ids=repr)
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_float32_gradients_survive_gaps_of_160_nats(p: Process, impl: str) -> None:
+    b = Batch(p, B=2, L=6)
+    b.logits[0].scatter_(-1, b.x[0, :, None], -80.0)
+    b.logits[0].scatter_(-1, (b.x[0, :, None] + 1) % V, 80.0)
+    b.logits[1].scatter_(-1, b.z[1, :, None], -80.0)
+    b.logits[1].scatter_(-1, (b.z[1, :, None] + 1) % V, 80.0)
+    for weighting in ("none", "dynamic"):
+        options = {"weighting": weighting, "reduction": "none", "impl": impl}
+        want, want_grad = gradient(b.logits, *b.args, p, **options)
+        loss, grad = gradient(b.logits.float(), *b.args, p, **options)
+        assert torch.isfinite(want_grad).all()
+        assert torch.allclose(loss.double(), want, rtol=1e-5, atol=1e-5)
+        assert ((grad - want_grad).abs() <= 1e-4 * want_grad.abs().amax(-1, keepdim=True) + 1e-5).all()
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("p", PROCESSES, ids=repr)
+def test_at_the_very_ends_of_time_there_is_no_nan(p: Process, impl: str) -> None:
+    x, _, _ = Batch(p, B=2, L=8).args
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    z = p.q_sample(x, t)
+    logits = torch.randn(2, 8, V + 1, dtype=torch.float64)
+    for weighting in WEIGHTINGS:
+        out = gidd_loss(logits, x, z, t, p, weighting=weighting, reduction="none", impl=impl)
+        assert not any(part.isnan().any() for part in out)
+        assert (out.loss[1].abs() < 1e-12).all()
+        _, grad = gradient(logits, x, z, t, p, weighting=weighting, impl="chunked")
+        assert torch.isfinite(grad).all()
+
+
+def test_without_triton_a_gpu_gets_the_chunked_loss_and_asking_for_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for found, chosen in ((object(), "triton"), (None, "chunked")):
+        monkeypatch.setattr(api, "find_spec", lambda name, found=found: found)
+        assert api._implementation("auto", gpu) == chosen
+        assert api._implementation("auto", cpu) == "chunked"
+    p = PROCESSES[0]
+    b = Batch(p)
+    with pytest.raises(ValueError, match="needs the package triton, which is not installed"):
+        gidd_loss(b.logits, *b.args, p, impl="triton")
 
 
 def test_bad_arguments_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -162,9 +163,32 @@ def test_gamma_beyond_two_is_rejected_with_token_time_and_value(V: int, p_u: flo
     assert float(p.rate_vector(double(t))[0]) == pytest.approx(value, rel=1e-2)
 
 
-def test_gamma_far_beyond_two_can_make_tokens_come_back() -> None:
-    with pytest.raises(InvalidProcessError, match=r"alpha increases by \S+ at t=0\.\d+"):
-        HybridProcess(2, 1, 0.875, gamma=4.0).validate()
+@pytest.mark.parametrize(("V", "p_u", "gamma"), [(2, 0.875, 4.0), (6, 0.9, 5.0)])
+def test_where_alpha_increases_the_tokens_time_and_rate_are_named(V: int, p_u: float, gamma: float) -> None:
+    p = HybridProcess(V, V - 1, p_u, gamma)
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    assert (p.alpha_rate(t) > 0).any()
+    with pytest.raises(InvalidProcessError) as info:
+        p.validate()
+    found = re.match(rf"rate of token 0 and {V - 2} alike at t=(\S+) is (-\S+), below zero", str(info.value))
+    time, value = (float(v) for v in found.groups())
+    assert float(p.rate_vector(double(time))[0]) == pytest.approx(value, rel=1e-2)
+
+
+def test_alpha_that_rises_or_is_no_number_is_rejected() -> None:
+    mask = torch.eye(5)[4]
+
+    def step(t: torch.Tensor) -> torch.Tensor:  # rises by a jump that no derivative sees
+        return 1 - t + 0.1 * ((t > 0.5) & (t < 0.9))
+
+    with pytest.raises(InvalidProcessError, match=r"alpha of every token increases by 0\.09\d+ up to t=0\.5"):
+        MixtureProcess(5, step, [lambda t: 1 - step(t)], [mask], mask_id=4).validate()
+
+    def holes(t: torch.Tensor) -> torch.Tensor:
+        return torch.where((t > 0.5) & (t < 0.6), torch.nan, 1 - t)
+
+    with pytest.raises(InvalidProcessError, match=r"nan at t=0\.5"):
+        MixtureProcess(5, holes, [lambda t: t], [mask], mask_id=4).validate()
 
 
 def test_gamma_is_free_without_uniform_noise() -> None:

@@ -43,8 +43,12 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         if not isinstance(record, dict) or not ({"tokens", "text"} & record.keys()):
             raise DataError(f'{path}, line {number}: needs an object with "tokens" or "text"')
         tokens = record.get("tokens")
-        if tokens is not None and not (isinstance(tokens, list) and all(isinstance(i, int) for i in tokens)):
+        if tokens is not None and not (isinstance(tokens, list) and all(type(i) is int for i in tokens)):
             raise DataError(f'{path}, line {number}: "tokens" has to be a list of integers')
+        if not isinstance(record.get("text", ""), str):
+            raise DataError(f'{path}, line {number}: "text" has to be a string')
+        if tokens is None and "text" not in record:
+            raise DataError(f'{path}, line {number}: "tokens" is null, and there is no "text"')
         found.append(record)
     if not found:
         raise DataError(f"{path}: holds no sequences")

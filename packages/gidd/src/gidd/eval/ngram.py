@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ..data.prepared import Corpus
 from ..errors import DataError
+from .text_metrics import mean_nats
 
 FILE = "ngram.npz"
 
@@ -131,13 +132,7 @@ class NGramJudge:
 
     def nll(self, sequences: Any, mask: Any = None) -> NDArray[np.float64]:
         """(N,) nats per token of the sequences (N, L), over the positions where ``mask`` (N, L) is True if given."""
-        nats = -self.log_probs(sequences)
-        if mask is None:
-            return nats.mean(axis=1)
-        mask = np.asarray(mask, dtype=bool)
-        if mask.shape != nats.shape or not mask.any(axis=1).all():
-            raise ValueError(f"mask has to have the shape {nats.shape} and a True in every row; got {mask.shape}")
-        return (nats * mask).sum(axis=1) / mask.sum(axis=1)
+        return mean_nats(-self.log_probs(sequences), mask)
 
     def save(self, path: str | Path) -> Path:
         """Write the model to a ``.npz`` file, or as ``ngram.npz`` into a folder; returns the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,25 @@ def self_repetition(tokens: Any, n: int = 4, mask: Any = None) -> NDArray[np.flo
     different = np.bincount(pairs // (grams.max(initial=0) + 1), minlength=len(grams))
     total = real.sum(axis=1)
     return np.where(total > 0, 1 - different / np.maximum(total, 1), np.nan)
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Sequences of any lengths as ids (N, L), with 0 behind their ends, and the mask (N, L) of where they are real."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.zeros(mask.shape, dtype=np.int64)
+    ids[mask] = [i for row in rows for i in row]
+    return ids, mask
+
+
+def mean_nats(nats: NDArray[np.float64], mask: Any = None) -> NDArray[np.float64]:
+    """(N,) means of nats (N, L) over the positions where ``mask`` is True; every row needs one."""
+    if mask is None:
+        return nats.mean(axis=1)
+    counts = np.asarray(mask, dtype=bool)
+    if counts.shape != nats.shape or not counts.any(axis=1).all():
+        raise ValueError(f"mask has to have the shape {nats.shape} and a True in every row; got {counts.shape}")
+    return np.where(counts, nats, 0.0).sum(axis=1) / counts.sum(axis=1)
 
 
 def _ngrams(tokens: Any, n: int, mask: Any) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

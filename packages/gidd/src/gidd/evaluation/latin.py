@@ -6,7 +6,7 @@ and hybrid models of one architecture see the same data, order and noise seeds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ from ..eval.latin import conflicts
 from ..models import DiT
 from ..process import HybridProcess, process_from_dict
 from ..sampling import sample, self_correct, token_error_probs
-from .profiles import Profile
+from .detection import PLANTED, auc, calibration_error, plant
+from .plots import Curves, draw_latin
+from .profiles import GRIDS, Profile, own_grid
 from .report import (
     DERIVED,
     PAPER,
@@ -33,8 +35,6 @@ from .report import (
 from .training import Task, in_parallel, train, trained
 
 TRAINING_SQUARES = 20_000
-PLANTED = 0.08  # share of cells replaced in the detection experiment
-GRIDS = ("linear", "power:3")
 
 
 def run_latin(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
@@ -71,26 +71,33 @@ def run_latin(profile: Profile, rng: np.random.Generator, out: Path, device: str
     experiment = Experiment()
     _correction_claims(experiment, profile, rows, rng)
     _few_step_claims(experiment, profile, rows)
+    _hybridisation(experiment, profile, rows, rng)
     _detection(experiment, profile, [study for study in studies if study.p_u == max(profile.latin_noise)])
     _metrics(experiment, rows)
-    if _plot(rows, out):
+    sampled, corrected = (_curves(rows, key) for key in ("before", "after"))
+    if draw_latin(sampled, corrected, out / "latin.png"):
         experiment.artifacts.append(Artifact("latin.png", "Latin squares before and after correction"))
     return experiment
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one model did with one number of steps on one grid; arrays hold one number per square."""
+    """What one model did with one number of steps on one grid; arrays hold one number per square.
+
+    before, after : conflicts as sampled and after correction, None where nothing was corrected.
+    accuracy : self-accuracy before and after, (2, N).
+    kind : "trained", "hybridised" (mask-only, then continued under uniform noise), or "control": sampled with as many
+        model calls as sampling and correction take together.
+    """
 
     p_u: float
     seed: int
     steps: int
     grid: str
-    before: np.ndarray  # conflicts as sampled
-    after: np.ndarray  # conflicts after correction
-    accuracy_before: np.ndarray
-    accuracy_after: np.ndarray
-    corrected: bool = True
+    before: np.ndarray
+    after: np.ndarray | None = None
+    accuracy: np.ndarray | None = None
+    kind: str = "trained"
 
 
 @dataclass(frozen=True)
@@ -106,70 +113,60 @@ class Study:
 def _study(work: tuple[Profile, Task]) -> Study:
     """Train one model, sample and correct with it, and let it look for planted errors."""
     profile, task = work
-    model = trained(task, train(task))
-    process = process_from_dict(task.process)
+    weights = train(task)
+    model, process = trained(task, weights), process_from_dict(task.process)
     assert isinstance(process, HybridProcess)
-    rows = _sample_and_correct(profile, model, process, task.seed, task.device)
-    return Study(process.p_uniform, task.seed, rows, _find_planted(profile, model, process, task.seed, task.device))
+    p_u = process.p_uniform
+    rows = [
+        _write(profile, task, model, process, steps, grid)
+        for steps in profile.latin_times
+        for grid in (GRIDS if p_u else GRIDS[:1])
+    ]
+    calls = min(profile.latin_corrected) + profile.latin_corrections
+    rows.append(replace(_write(profile, task, model, process, calls, own_grid(p_u)), kind="control"))
+    if p_u == 0.0 and profile.latin_more:
+        rows.append(_hybridise(profile, task, weights))
+    return Study(p_u, task.seed, rows, _find_planted(profile, model, process, task.seed, task.device))
 
 
-def _sample_and_correct(profile: Profile, model: DiT, process: HybridProcess, seed: int, device: str) -> list[Row]:
+def _hybridise(profile: Profile, task: Task, weights: dict[str, np.ndarray]) -> Row:
+    """Go on with a mask-only model under uniform noise for a share of the steps, then sample and correct."""
+    process = HybridProcess(profile.latin_order + 1, profile.latin_order, max(profile.latin_noise))
+    steps = round(profile.latin_more * task.steps)
+    more = replace(task, process=process.to_dict(), steps=steps, start=weights)
+    model = trained(more, train(more))
+    at = max(profile.latin_corrected)
+    return replace(_write(profile, task, model, process, at, own_grid(process.p_uniform)), kind="hybridised")
+
+
+def _write(profile: Profile, task: Task, model: DiT, process: HybridProcess, steps: int, grid: str) -> Row:
+    """Sample squares, and correct them where the profile says so."""
     order, p_u = profile.latin_order, process.p_uniform
-    rows = []
-    for steps in profile.latin_times:
-        for grid in GRIDS if p_u else GRIDS[:1]:
-            generator = torch.Generator().manual_seed(seed + steps)
-            shape = (profile.latin_samples, order**2)
-            drawn = sample(model, process, shape, steps, grid=grid, generator=generator, device=device)
-            fixed = self_correct(model, process, drawn.tokens, max_steps=profile.latin_corrections, generator=generator)
-            rows.append(
-                Row(
-                    p_u=p_u,
-                    seed=seed,
-                    steps=steps,
-                    grid=grid,
-                    before=_conflicts(drawn.tokens, order),
-                    after=_conflicts(fixed.tokens, order),
-                    accuracy_before=fixed.initial_accuracy.cpu().numpy(),
-                    accuracy_after=fixed.final_accuracy.cpu().numpy(),
-                )
-            )
-    # The control of equal cost: as many model calls without correction.
-    calls = max(profile.latin_times) + profile.latin_corrections
-    grid = GRIDS[1] if p_u else GRIDS[0]
-    drawn = sample(
-        model,
-        process,
-        (profile.latin_samples, order**2),
-        calls,
-        grid=grid,
-        generator=torch.Generator().manual_seed(seed),
-        device=device,
-    )
-    found = _conflicts(drawn.tokens, order)
-    nothing = np.zeros(0)
-    rows.append(
-        Row(
-            p_u=p_u,
-            seed=seed,
-            steps=calls,
-            grid=grid,
-            before=found,
-            after=found,
-            accuracy_before=nothing,
-            accuracy_after=nothing,
-            corrected=False,
-        )
-    )
-    return rows
+    generator = torch.Generator().manual_seed(task.seed + steps)
+    shape = (profile.latin_samples, order**2)
+    drawn = sample(model, process, shape, steps, grid=grid, generator=generator, device=task.device).tokens
+    found = Row(p_u, task.seed, steps, grid, before=_conflicts(drawn, order))
+    both_ends = p_u in (0.0, max(profile.latin_noise))
+    if not (both_ends and steps in profile.latin_corrected and grid == own_grid(p_u)):
+        return found
+    fixed = self_correct(model, process, drawn, max_steps=profile.latin_corrections, generator=generator)
+    accuracy = torch.stack([fixed.initial_accuracy, fixed.final_accuracy]).cpu().numpy()
+    return replace(found, after=_conflicts(fixed.tokens, order), accuracy=accuracy)
 
 
 def _conflicts(tokens: Tensor, order: int) -> np.ndarray:
     return np.asarray(conflicts(tokens.cpu(), order), dtype=float)
 
 
-def _of(rows: list[Row], **wanted: object) -> list[Row]:
-    return [r for r in rows if r.corrected and all(getattr(r, k) == v for k, v in wanted.items())]
+def _of(rows: list[Row], corrected: bool | None = None, kind: str = "trained", **wanted: object) -> list[Row]:
+    """Rows of a kind with these values; those that were corrected, were not, or both."""
+    return [
+        r
+        for r in rows
+        if r.kind == kind
+        and (corrected is None or (r.after is not None) == corrected)
+        and all(getattr(r, k) == v for k, v in wanted.items())
+    ]
 
 
 def _together(rows: list[Row], key: str) -> np.ndarray:
@@ -178,10 +175,10 @@ def _together(rows: list[Row], key: str) -> np.ndarray:
 
 def _correction_claims(experiment: Experiment, profile: Profile, rows: list[Row], rng: np.random.Generator) -> None:
     most = max(profile.latin_noise)
-    hybrid, masked = _of(rows, p_u=most), _of(rows, p_u=0.0)
+    hybrid, masked = _of(rows, True, p_u=most), _of(rows, True, p_u=0.0)
     setting = (
         f"order {profile.latin_order}, {profile.latin_steps} training steps, {profile.latin_seeds} seed(s), "
-        f"{profile.latin_samples} squares each at {', '.join(map(str, profile.latin_times))} steps, at most "
+        f"{profile.latin_samples} squares each at {', '.join(map(str, profile.latin_corrected))} steps, at most "
         f"{profile.latin_corrections} corrections; conflicts are repeated symbols; bootstrap over squares"
     )
 
@@ -226,7 +223,7 @@ def _correction_claims(experiment: Experiment, profile: Profile, rows: list[Row]
             note=f"difference in differences; {setting}",
         )
     )
-    before, after = _together(hybrid, "accuracy_before"), _together(hybrid, "accuracy_after")
+    before, after = np.concatenate([r.accuracy for r in hybrid if r.accuracy is not None], axis=1)
 
     def rise(a: np.ndarray, b: np.ndarray) -> float:
         return float(b.mean() - a.mean())
@@ -245,16 +242,13 @@ def _correction_claims(experiment: Experiment, profile: Profile, rows: list[Row]
             note=f"{before.mean():.3f} → {after.mean():.3f}; {setting}",
         )
     )
-    valid = float((_together(hybrid, "after") == 0).mean())
-    best = max(float((r.before == 0).mean()) for r in rows if r.p_u == 0.0 and not r.corrected)
-    fewest = _of(rows, p_u=most, steps=min(profile.latin_times))
-    corrected = np.concatenate([r.after == 0 for r in fewest]).astype(float)
-    control = np.concatenate([r.before == 0 for r in rows if r.p_u == 0.0 and not r.corrected]).astype(float)
+    fewest = min(profile.latin_corrected)
+    corrected = (_together(_of(rows, True, p_u=most, steps=fewest), "after") == 0).astype(float)
+    control = (_together(_of(rows, kind="control", p_u=0.0), "before") == 0).astype(float)
     experiment.claims.append(
         Claim(
             id="latin-equal-calls",
-            statement=f"p_u = {most:g}, {min(profile.latin_times)} steps and correction beat mask-only sampling at as "
-            "many calls",
+            statement=f"p_u = {most:g}, {fewest} steps and correction beat mask-only sampling at as many calls",
             source=DERIVED,
             measured=float(corrected.mean() - control.mean()),
             op=">",
@@ -262,8 +256,7 @@ def _correction_claims(experiment: Experiment, profile: Profile, rows: list[Row]
             n=len(control),
             ci=bootstrap_difference(rng, corrected, control),
             unit="share of valid squares",
-            note=f"{corrected.mean():.3f} against {control.mean():.3f} (best seed {best:.3f}); all steps and grids "
-            f"{valid:.3f} after correction",
+            note=f"{corrected.mean():.3f} against {control.mean():.3f}, {fewest + profile.latin_corrections} calls",
         )
     )
 
@@ -294,30 +287,45 @@ def _few_step_claims(experiment: Experiment, profile: Profile, rows: list[Row]) 
         )
 
 
-def _find_planted(profile: Profile, model: DiT, process: HybridProcess, seed: int, device: str) -> dict[str, float]:
-    """8 % of the cells of valid squares are replaced: how well does P(error) tell them?"""
-    from scipy.stats import rankdata
+def _hybridisation(experiment: Experiment, profile: Profile, rows: list[Row], rng: np.random.Generator) -> None:
+    continued = _of(rows, kind="hybridised")
+    if not continued:
+        return
+    steps, most = continued[0].steps, max(profile.latin_noise)
+    before, after = _together(continued, "before"), _together(continued, "after")
+    control = _of(rows, True, p_u=0.0, steps=steps)
+    gain = _together(control, "before") - _together(control, "after")
+    experiment.claims.append(
+        Claim(
+            id="latin-hybridise",
+            statement=f"{profile.latin_more:.0%} more steps at p_u = {most:g} give a mask-only model self-correction",
+            source=DERIVED,
+            measured=float((before - after).mean() - gain.mean()),
+            op=">",
+            value=0.0,
+            n=len(before),
+            ci=bootstrap_difference(rng, before - after, gain),
+            unit="conflicts per square",
+            note=f"removed by correction, minus those removed before: {before.mean():.2f} → {after.mean():.2f} against "
+            f"{_together(control, 'before').mean():.2f} → {_together(control, 'after').mean():.2f}; {steps} steps",
+        )
+    )
 
+
+def _find_planted(profile: Profile, model: DiT, process: HybridProcess, seed: int, device: str) -> dict[str, float]:
+    """Some cells of valid squares are replaced: how well does P(error) tell them?"""
     if process.p_uniform == 0.0:
         return {}
-    order, rng = profile.latin_order, np.random.default_rng(seed)
+    order = profile.latin_order
     clean = np.asarray(latin_squares(order, profile.latin_samples, seed=seed + 1))
-    wrong = rng.random(clean.shape) < PLANTED
-    shown = np.where(wrong, (clean + rng.integers(1, order, clean.shape)) % order, clean)
+    shown, wrong = plant(np.random.default_rng(seed), clean, order)
     tokens = torch.as_tensor(shown, device=device).long()
     found = token_error_probs(model, process, tokens, error_rate=PLANTED).cpu().numpy()
-    ranks, hits = rankdata(found.ravel()), int(wrong.sum())
-    bins = np.clip((found * 10).astype(int), 0, 9)
-    gaps = [
-        abs(found[bins == b].mean() - wrong[bins == b].mean()) * (bins == b).mean()
-        for b in range(10)
-        if (bins == b).any()
-    ]
     return {
-        "auc": float((ranks[wrong.ravel()].sum() - hits * (hits + 1) / 2) / (hits * (wrong.size - hits))),
+        "auc": auc(found, wrong),
         "on wrong cells": float(found[wrong].mean()),
         "on right cells": float(found[~wrong].mean()),
-        "calibration error": float(sum(gaps)),
+        "calibration error": calibration_error(found, wrong),
     }
 
 
@@ -351,10 +359,11 @@ def _detection(experiment: Experiment, profile: Profile, studies: list[Study]) -
 
 
 def _metrics(experiment: Experiment, rows: list[Row]) -> None:
-    for p_u, steps, grid, corrected in dict.fromkeys((r.p_u, r.steps, r.grid, r.corrected) for r in rows):
-        chosen = [r for r in rows if (r.p_u, r.steps, r.grid, r.corrected) == (p_u, steps, grid, corrected)]
-        name = f"latin, p_u = {p_u:g}, {steps} steps, {grid}"
-        for when in ("before", "after") if corrected else ("before",):
+    kinds = {"trained": "", "control": "", "hybridised": "mask-only continued at "}
+    for p_u, steps, grid, kind in dict.fromkeys((r.p_u, r.steps, r.grid, r.kind) for r in rows):
+        chosen = _of(rows, kind=kind, p_u=p_u, steps=steps, grid=grid)
+        name = f"latin, {kinds[kind]}p_u = {p_u:g}, {steps} steps, {grid}"
+        for when in ("before", "after") if chosen[0].after is not None else ("before",):
             found = _together(chosen, when)
             experiment.metrics += [
                 Metric(f"{name}: valid {when}", float((found == 0).mean()), "", "higher"),
@@ -362,45 +371,12 @@ def _metrics(experiment: Experiment, rows: list[Row]) -> None:
             ]
 
 
-def _plot(rows: list[Row], out: Path) -> bool:
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        return False
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    colours = {0.0: "#888888", 0.1: "#3b7dd8", 0.2: "#d95f02"}
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, key, title in (
-        (axes[0], "conflicts", "conflicts per square"),
-        (axes[1], "valid", "share of valid squares"),
-    ):
-        for p_u, grid in dict.fromkeys((r.p_u, r.grid) for r in rows if r.corrected):
-            chosen = _of(rows, p_u=p_u, grid=grid)
-            steps = sorted({r.steps for r in chosen})
-            for when, style in (("before", ":"), ("after", "-")):
-                found = [_together(_of(chosen, steps=s), when) for s in steps]
-                y = [f.mean() if key == "conflicts" else (f == 0).mean() for f in found]
-                noise = "mask-only" if p_u == 0 else f"p$_u$ = {p_u:g}, {grid} grid"
-                axis.plot(
-                    steps,
-                    y,
-                    style,
-                    marker="o" if grid == "linear" else "s",
-                    color=colours.get(p_u, "#1b9e77"),
-                    label=f"{noise}, {'sampled' if when == 'before' else 'then corrected'}",
-                    ms=4,
-                    lw=1.5,
-                )
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(sorted({r.steps for r in rows if r.corrected}))
-        axis.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
-        axis.set_xlabel("sampling steps")
-        axis.set_title(title, fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_ylim(bottom=0)
-    axes[1].legend(fontsize=7, frameon=False)
-    figure.savefig(out / "latin.png", dpi=130)
-    plt.close(figure)
-    return True
+def _curves(rows: list[Row], key: str) -> Curves:
+    chosen = _of(rows, True) if key == "after" else _of(rows)
+    return {
+        (p_u, grid): {
+            steps: _together(_of(chosen, p_u=p_u, grid=grid, steps=steps), key)
+            for steps in sorted({r.steps for r in _of(chosen, p_u=p_u, grid=grid)})
+        }
+        for p_u, grid in dict.fromkeys((r.p_u, r.grid) for r in chosen)
+    }

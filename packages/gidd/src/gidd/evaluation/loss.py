@@ -106,7 +106,7 @@ def run_loss(profile: Profile, rng: np.random.Generator, out: Path, device: str 
     spent: dict[str, list[float]] = {name: [] for name in every}
     for _ in range(profile.loss_repeats):
         for name, way in every.items():
-            spent[name].append(_seconds(way, device))
+            spent[name].append(seconds(way, device))
     experiment = Experiment()
     setting = (
         f"{rows} tokens, {vocab} columns, float32, forward and backward, {device}, {profile.loss_repeats} in turns"
@@ -199,7 +199,8 @@ def _peak(rows: int, vocab: int, way: str) -> float:
     return float(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def _seconds(way: Callable[[], Tensor], device: str) -> float:
+def seconds(way: Callable[[], Tensor], device: str) -> float:
+    """How long a call takes: processor time on the CPU, wall time on a GPU."""
     if device == "cuda":
         torch.cuda.synchronize()
         began = time.perf_counter()

@@ -17,7 +17,17 @@ from .profiles import PROFILES, Profile
 from .report import Experiment, write_json
 
 # Where each experiment lives; imported when it runs, so that one without matplotlib can run alone.
-_MODULES: dict[str, str] = {"exact": "exactness", "loss": "loss", "latin": "latin", "text": "text"}
+_MODULES: dict[str, str] = {
+    "exact": "exactness",
+    "loss": "loss",
+    "latin": "latin",
+    "text": "text",
+    "kernels": "kernels",
+    "throughput": "speed",
+    "speed": "speed",
+    "corpus": "corpus",
+    "released": "released",
+}
 EXPERIMENTS: tuple[str, ...] = tuple(_MODULES)
 
 Progress = Callable[[str, int, int, float], None]

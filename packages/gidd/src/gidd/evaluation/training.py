@@ -27,6 +27,7 @@ class Task:
     length : L.
     config : of :class:`DiTConfig`.
     weighting : of the loss; "autoregressive" trains the same network to predict the next token from those before.
+    start : weights to begin with; None for random ones.
     """
 
     process: dict[str, Any]
@@ -39,6 +40,7 @@ class Task:
     seed: int = 0
     learning_rate: float = 3e-3
     device: str = "cpu"
+    start: dict[str, np.ndarray] | None = None
 
 
 def train(task: Task) -> dict[str, np.ndarray]:
@@ -85,16 +87,21 @@ def next_token_nll(model: DiT, x: Tensor, process: Process) -> Tensor:
 
 
 def fresh(task: Task) -> DiT:
-    """An untrained model on the task's device."""
+    """The model before training, on the task's device."""
     torch.manual_seed(task.seed)
-    return DiT(DiTConfig(**task.config)).to(task.device)
+    model = DiT(DiTConfig(**task.config)).to(task.device)
+    return model if task.start is None else load(model, task.start)
 
 
 def trained(task: Task, weights: dict[str, np.ndarray]) -> DiT:
     """The model of a task with these weights, for evaluation."""
-    model = fresh(task)
+    return load(fresh(task), weights).eval()
+
+
+def load(model: DiT, weights: dict[str, np.ndarray]) -> DiT:
+    """``model`` with these weights."""
     model.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
-    return model.eval()
+    return model
 
 
 def windows(tokens: Tensor, batch: int, length: int, generator: torch.Generator) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..process import SCHEMES, Process
 from .closed_form import TokenTerms, Vocabulary, divergences, token_terms
@@ -26,7 +28,8 @@ class GiddLossOutput(NamedTuple):
     elbo : (B, L) integrand of the negative ELBO, elbo_weight (kl + is_div), whatever the weighting; nats.
     kl, is_div : (B, L) the two divergences;  weight : (B, L) the training weight.
 
-    All are zero where ``loss_mask`` is False.
+    All are zero where ``loss_mask`` is False, and float64 for float64 logits or hidden states, else float32. Tokens
+    without weight are skipped, whatever their divergences, which are given as zero should they be infinite.
     """
 
     loss: Tensor
@@ -60,8 +63,9 @@ def gidd_loss(
     weighting : see :meth:`Process.loss_weight`; it never affects ``elbo``.
     loss_mask : (B, L) bool, True where a token counts.
     reduction : "mean" (sum over tokens that count, divided by their number), "sum", "none".
-    impl : "auto" (triton on CUDA, chunked elsewhere), "chunked", "triton", or "reference" (dense, by autograd).
-    inplace_grad : let backward write the gradient over ``logits``, which must not be used afterwards.
+    impl : "auto" (triton on CUDA where it is installed, chunked elsewhere), "chunked", "triton", or "reference" (dense,
+        by autograd).
+    inplace_grad : write the gradient over ``logits``, which must not be used afterwards; backward then runs once only.
 
     Raises
     ------
@@ -86,16 +90,15 @@ def gidd_loss(
     if os.environ.get("GIDD_DEBUG") == "1" and logits.device.type == "cpu":
         _require_finite(logits, process)
     keep = flat.keep
-    rows = logits.reshape(-1, logits.shape[2])
     whole = bool(keep.all())
     terms = token_terms(flat.x[keep], flat.z[keep], flat.t[keep], process, weighting, w_max)
+    rows = logits.reshape(-1, logits.shape[2])
+    rows = rows if whole else rows[keep]
     if impl == "reference":
-        kl, is_div = dense_divergences(rows if whole else rows[keep], terms.x, terms.z, flat.t[keep], process)
-        loss = _weighted(terms.weight.to(kl.dtype), kl + is_div)
+        made = _dense(rows, terms, flat, process)
     else:
-        chosen = rows if whole else rows[keep]
-        loss, kl, is_div = _apply(_FromLogits, chosen, terms, process, impl, inplace_grad and whole)
-    return _output(loss, kl, is_div, terms, flat, reduction)
+        made = _apply(_FromLogits, rows, terms, process, impl, inplace_grad and whole)
+    return _output(*made, terms, flat, reduction, logits.dtype)
 
 
 def fused_linear_gidd_loss(
@@ -141,16 +144,20 @@ def fused_linear_gidd_loss(
     rows = hidden.reshape(-1, hidden.shape[2])
     rows = rows if bool(keep.all()) else rows[keep]
     if impl == "reference":
-        logits = torch.nn.functional.linear(rows, weight, bias)
-        kl, is_div = dense_divergences(logits, terms.x, terms.z, flat.t[keep], process)
-        loss = _weighted(terms.weight.to(kl.dtype), kl + is_div)
+        made = _dense(torch.nn.functional.linear(rows, weight, bias), terms, flat, process)
     else:
         # An eighth of the tokens, so that the logits of a chunk are an eighth of all, within what scratch allows.
         most = max(64, 16 * _scratch(hidden.device) // weight.shape[0])
         chunk = chunk_tokens or max(1, min(most, -(-len(rows) // 8)))
         head = _EachFromHidden if reduction == "none" else _FromHidden
-        loss, kl, is_div = _apply(head, rows, weight, bias, terms, process, impl, chunk)
-    return _output(loss, kl, is_div, terms, flat, reduction)
+        made = _apply(head, rows, weight, bias, terms, process, impl, chunk)
+    return _output(*made, terms, flat, reduction, hidden.dtype)
+
+
+def _dense(logits: Tensor, terms: TokenTerms, flat: _Flat, process: Process) -> tuple[Tensor, Tensor, Tensor]:
+    """What :class:`_FromLogits` gives, by automatic differentiation."""
+    kl, is_div = dense_divergences(logits, terms.x, terms.z, flat.t[flat.keep], process, terms.weight > 0)
+    return _weighted(terms.weight.to(kl.dtype), kl + is_div), kl, is_div
 
 
 # --- automatic differentiation ----------------------------------------------------------------------------------
@@ -167,13 +174,23 @@ class _FromLogits(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             out = logits.detach() if inplace else torch.empty_like(logits)
         kl, is_div = _blockwise(logits.detach(), terms, Vocabulary.of(process, logits.device), impl, out)
-        ctx.gradient = out
+        ctx.inplace = inplace
+        if inplace:
+            ctx.gradient = out
+        else:
+            ctx.save_for_backward(out)
         ctx.mark_non_differentiable(kl, is_div)
         return _weighted(terms.weight, kl + is_div), kl, is_div
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = _once(ctx)
+        if not ctx.inplace:
+            (gradient,) = ctx.saved_tensors
+            return _scaled(gradient, grad_loss), None, None, None, None
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            raise RuntimeError("with inplace_grad backward runs once, since it uses the logits up: set it to False")
         return gradient.mul_(grad_loss.to(gradient.dtype)[:, None]), None, None, None, None
 
 
@@ -191,17 +208,16 @@ class _FromHidden(torch.autograd.Function):
         impl: str,
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kl, is_div, gradient = _through_head(
-            hidden, weight, bias, terms, process, impl, chunk, ctx.needs_input_grad[:3], None
-        )
-        ctx.gradient = gradient
+        wanted = ctx.needs_input_grad[:3]
+        kl, is_div, gradients = _through_head(hidden, weight, bias, terms, process, impl, chunk, wanted, None)
+        ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(kl, is_div)
         return _weighted(terms.weight, kl + is_div).sum(), kl, is_div
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in _once(ctx)]
-        return *gradients, None, None, None, None
+        return *(None if g is None else _scaled(g, grad_loss) for g in ctx.saved_tensors), None, None, None, None
 
 
 class _EachFromHidden(torch.autograd.Function):
@@ -225,6 +241,7 @@ class _EachFromHidden(torch.autograd.Function):
         return _weighted(terms.weight, kl + is_div), kl, is_div
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias = ctx.saved_tensors
         terms, process, impl, chunk = ctx.rest
@@ -236,11 +253,9 @@ def _apply(function: Any, *arguments: Any) -> Any:
     return function.apply(*arguments)
 
 
-def _once(ctx: Any) -> Any:
-    gradient, ctx.gradient = ctx.gradient, None
-    if gradient is None:
-        raise RuntimeError("the gradient was used already: call backward once, or compute the loss again")
-    return gradient
+def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """The gradient times that of the sum () or of each token (N,); a new tensor, so that backward may run again."""
+    return gradient * (factor.to(gradient.dtype)[:, None] if factor.dim() else factor)
 
 
 def _blockwise(
@@ -253,6 +268,8 @@ def _blockwise(
 ) -> tuple[Tensor, Tensor]:
     """KL and IS (N,) of (N, Vp) logits; ``out`` gets weight x scale x gradient. ``out`` may be ``logits``."""
     factor = terms.weight if scale is None else terms.weight * scale
+    # Weights are infinite at the ends of time. At t = 1 no prediction matters; at t = 0 it is the loss that says so.
+    factor = torch.where((terms.alpha > 0) & factor.isfinite(), factor, 0.0)
     if impl == "triton":
         from .kernels import triton_divergences
 
@@ -322,6 +339,7 @@ class _Flat(NamedTuple):
     z: Tensor
     t: Tensor
     keep: Tensor
+    number: int  # of the tokens that count, at least 1
 
 
 def _flatten(
@@ -355,20 +373,27 @@ def _flatten(
     x, z = process._ids(x, "x"), process._ids(z, "z")
     if process.mask_id is not None and bool(((x == process.mask_id) & keep).any()):
         raise ValueError(f"x holds the mask token {process.mask_id}: clean tokens are never masked")
-    return _Flat(shape, x.reshape(-1), z.reshape(-1), t.reshape(-1), keep.reshape(-1))
+    number = max(keep.numel() if loss_mask is None else int(keep.sum()), 1)
+    return _Flat(shape, x.reshape(-1), z.reshape(-1), t.reshape(-1), keep.reshape(-1), number)
 
 
-def _output(loss: Tensor, kl: Tensor, is_div: Tensor, terms: TokenTerms, flat: _Flat, reduction: str) -> GiddLossOutput:
-    if reduction == "none":
-        loss = _spread(loss, flat)
-    else:
-        loss = loss.sum()
-        if reduction == "mean":
-            loss = loss / max(int(flat.keep.sum()), 1)
-    kl, is_div = kl.detach(), is_div.detach()
+def _output(
+    loss: Tensor,
+    kl: Tensor,
+    is_div: Tensor,
+    terms: TokenTerms,
+    flat: _Flat,
+    reduction: str,
+    given: torch.dtype,
+) -> GiddLossOutput:
+    dtype = torch.float64 if given == torch.float64 else torch.float32
+    divisor = flat.number if reduction == "mean" else 1
+    loss = _spread(loss, flat) if reduction == "none" else loss.sum() / divisor
+    kl, is_div = kl.detach().double(), is_div.detach().double()
     elbo = _weighted(terms.elbo_weight, kl + is_div)
-    parts = (_spread(v, flat).float() for v in (elbo, kl, is_div, terms.weight))
-    return GiddLossOutput(loss if loss.dtype == torch.float64 and kl.dtype == torch.float64 else loss.float(), *parts)
+    idle = (terms.weight == 0) & (terms.elbo_weight == 0)
+    kl, is_div = (torch.where(idle & (d == torch.inf), 0.0, d) for d in (kl, is_div))
+    return GiddLossOutput(loss.to(dtype), *(_spread(v, flat).to(dtype) for v in (elbo, kl, is_div, terms.weight)))
 
 
 def _weighted(weight: Tensor, divergence: Tensor) -> Tensor:
@@ -388,7 +413,9 @@ def _implementation(impl: str, device: torch.device) -> str:
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl {impl!r} is not one of {', '.join(IMPLEMENTATIONS)}")
     if impl == "auto":
-        return "triton" if device.type == "cuda" else "chunked"
+        return "triton" if device.type == "cuda" and find_spec("triton") is not None else "chunked"
+    if impl == "triton" and find_spec("triton") is None:
+        raise ValueError("impl='triton' needs the package triton, which is not installed: use impl='auto' or 'chunked'")
     return impl
 
 

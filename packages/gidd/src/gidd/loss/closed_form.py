@@ -73,16 +73,45 @@ class Vocabulary(NamedTuple):
         which = (~constant).nonzero()[:, 0]
         return cls(process.vocab_size, process.mask_id, inner[:, 0] * constant, measures[which], which)
 
-    def noise(self, masses: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """b(v) of every token: (n, 1) where it does not depend on v, else (n, V); None where it is zero throughout."""
-        flat = (masses @ self.flat)[:, None]
+    def noise(self, flat: Tensor, masses: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """b(v) of every token: (n, 1) where it does not depend on v, else (n, V); None where it is zero throughout.
+
+        ``flat`` (n,) is what the constant measures give of it, ``masses`` (n, K) those of all.
+        """
         if len(self.which):
-            return (flat + masses[:, self.which] @ self.vectors).to(dtype)
-        return flat.to(dtype) if bool((flat > 0).any()) else None
+            return (flat[:, None] + masses[:, self.which] @ self.vectors).to(dtype)
+        return flat[:, None].to(dtype) if bool((flat > 0).any()) else None
+
+
+class Marginals(NamedTuple):
+    """What every pass over the vocabulary needs of a token's marginals beside its logits; float64 of shape (N,).
+
+    Logarithms, since p_x may be as small as b(x). log_q_z is -inf where IS is not asked for: at masks, whose marginal
+    no prediction changes, and where z cannot come from x.
+    """
+
+    alpha: Tensor
+    q_x: Tensor
+    flat: Tensor  # b(v) of the constant measures, the same for every v but the mask
+    log_alpha: Tensor
+    log_q_x: Tensor
+    log_b_x: Tensor
+    log_b_z: Tensor
+    log_q_z: Tensor
+
+
+def marginals(terms: TokenTerms, vocabulary: Vocabulary) -> Marginals:
+    """alpha, b and q at the entries x and z of every token."""
+    alpha, b_x, b_z = terms.alpha, terms.noise_x, terms.noise_z
+    q_x, q_z = alpha + b_x, alpha * (terms.z == terms.x) + b_z
+    if vocabulary.mask_id is not None:
+        q_z = torch.where(terms.z == vocabulary.mask_id, 0.0, q_z)
+    logs = (v.log() for v in (alpha, q_x, b_x, b_z, q_z))
+    return Marginals(alpha, q_x, terms.masses @ vocabulary.flat, *logs)
 
 
 class Block(NamedTuple):
-    """Divergences of n tokens, float64 of shape (n,)."""
+    """Divergences of n tokens, float64 of shape (n,); infinite where the model excludes what has probability."""
 
     kl: Tensor
     is_div: Tensor
@@ -113,20 +142,18 @@ def divergences(
     log_x = logits.gather(1, terms.x[:, None])[:, 0].double() - log_sum
     log_z = logits.gather(1, terms.z[:, None])[:, 0].double() - log_sum
 
-    # The entries x and z, in float64 and logarithms: p_x may be as small as b(x), and zero where b(x) = 0.
-    alpha, b_x, b_z = terms.alpha, terms.noise_x, terms.noise_z
-    q_x, q_z = alpha + b_x, alpha * (terms.z == terms.x) + b_z
-    log_p_x = torch.logaddexp(alpha.log() + log_x, b_x.log())
-    log_p_z = torch.logaddexp(alpha.log() + log_z, b_z.log())
-    judged = q_z > 0
-    if vocabulary.mask_id is not None:
-        judged = judged & (terms.z != vocabulary.mask_id)
-    log_ratio = torch.where(judged, q_z.log() - log_p_z, 0.0)
-    kl = torch.where(q_x > 0, q_x * (q_x.log() - log_p_x), 0.0)  # at t = 1 nothing of x is left
-    is_div = torch.expm1(log_ratio) - log_ratio
+    # The entries x and z, in float64.
+    alpha, q_x, flat, log_alpha, log_q_x, log_b_x, log_b_z, log_q_z = marginals(terms, vocabulary)
+    log_p_x = torch.logaddexp(log_alpha + log_x, log_b_x)
+    log_p_z = torch.logaddexp(log_alpha + log_z, log_b_z)
+    judged = log_q_z > -torch.inf
+    log_ratio = torch.where(judged, log_q_z - log_p_z, 0.0)
+    kl = torch.where(q_x > 0, q_x * (log_q_x - log_p_x), 0.0)  # at t = 1 nothing of x is left
+    is_div = torch.where(log_ratio == torch.inf, torch.inf, torch.expm1(log_ratio) - log_ratio)
 
     # All other entries: sum_v b ln(1 + rho s), and the shares b / (alpha s + b).
-    noise = vocabulary.noise(terms.masses, dtype)
+    b_x = terms.noise_x
+    noise = vocabulary.noise(flat, terms.masses, dtype)
     if noise is not None:
         noisy = noise > 0
         a_over_b = alpha.to(dtype)[:, None] / noise.clamp_min(torch.finfo(dtype).tiny)
@@ -135,16 +162,16 @@ def divergences(
         r[:, width:] = 0.0
         logs = torch.log1p(r[:, :width])
         total_noise = logs.sum(1) * noise[:, 0] if noise.shape[1] == 1 else torch.einsum("nv,nv->n", logs, noise)
-        own = torch.where(b_x > 0, b_x * (log_p_x - b_x.log()), 0.0)
+        own = torch.where(b_x > 0, b_x * (log_p_x - log_b_x), 0.0)
         kl = kl - (total_noise.double() - own)
     if out is None:
         return Block(kl, is_div)
 
     # s_v g_v is -alpha s_v share_v, and more at v = x (q_x instead of b) and v = z (IS).
     factor = torch.ones_like(alpha) if scale is None else scale
-    factor = torch.where(alpha > 0, factor, 0.0)  # at t = 1 no prediction matters, though the weight may be infinite
     counts = judged & (factor != 0)  # without weight IS may be infinite
-    at_x = torch.where(factor != 0, -(alpha**2) * torch.exp(log_x - log_p_x), 0.0)
+    share_x = torch.where(b_x > 0, alpha * torch.exp(log_x - log_p_x), 1.0)  # alpha s_x / p_x, even of s_x = 0
+    at_x = torch.where(factor != 0, -alpha * share_x, 0.0)
     at_z = torch.where(counts, -alpha * torch.exp(log_z - log_p_z) * torch.expm1(log_ratio), 0.0)
     mean = at_x + at_z
     if noise is None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .closed_form import TokenTerms, Vocabulary
+from .closed_form import TokenTerms, Vocabulary, marginals
 
 try:
     import triton
@@ -52,6 +52,7 @@ def triton_divergences(
     masses = terms.masses[:, vocabulary.which].to(wide).contiguous()
     # As wide as the logits, so that a row of either starts where wide loads can.
     vectors = pad(vocabulary.vectors.to(wide), (0, width - vocabulary.size)).contiguous()
+    scalars = torch.stack([*marginals(terms, vocabulary), factor.double()], dim=1)
     tile = min(TILE, triton.next_power_of_2(width))
     with torch.cuda.device(logits.get_device()):  # -1, for none, on a CPU
         _divergences[(n,)](
@@ -59,7 +60,7 @@ def triton_divergences(
             logits if out is None else out,
             terms.x.contiguous(),
             terms.z.contiguous(),
-            _scalars(terms, vocabulary, factor),
+            scalars,
             masses,
             vectors,
             kl,
@@ -78,16 +79,6 @@ def triton_divergences(
             num_warps=max(1, tile // LANES),
         )
     return kl, is_div
-
-
-def _scalars(terms: TokenTerms, vocabulary: Vocabulary, factor: Tensor) -> Tensor:
-    """(N, 9) float64: alpha, q_x, flat noise, factor and the logarithms of alpha, q_x, b(x), b(z) and q_z."""
-    alpha, b_x, b_z = terms.alpha, terms.noise_x, terms.noise_z
-    q_x, q_z = alpha + b_x, alpha * (terms.z == terms.x) + b_z
-    if vocabulary.mask_id is not None:
-        q_z = torch.where(terms.z == vocabulary.mask_id, 0.0, q_z)  # not judged
-    logs = (v.log() for v in (alpha, q_x, b_x, b_z, q_z))
-    return torch.stack([alpha, q_x, terms.masses @ vocabulary.flat, factor.double(), *logs], dim=1)
 
 
 @triton.jit
@@ -118,9 +109,9 @@ def _divergences(
     scalars += n * 9
     masses += n * K
     x_n, z_n = tl.load(x + n), tl.load(z + n)
-    alpha, q_x, flat, factor = tl.load(scalars), tl.load(scalars + 1), tl.load(scalars + 2), tl.load(scalars + 3)
-    log_alpha, log_q_x, log_b_x = tl.load(scalars + 4), tl.load(scalars + 5), tl.load(scalars + 6)
-    log_b_z, log_q_z = tl.load(scalars + 7), tl.load(scalars + 8)
+    alpha, q_x, flat = tl.load(scalars), tl.load(scalars + 1), tl.load(scalars + 2)  # in the order of Marginals
+    log_alpha, log_q_x, log_b_x = tl.load(scalars + 3), tl.load(scalars + 4), tl.load(scalars + 5)
+    log_b_z, log_q_z, factor = tl.load(scalars + 6), tl.load(scalars + 7), tl.load(scalars + 8)
     # Read before any thread writes: ``out`` may be ``logits``.
     log_x = tl.load(logits + x_n * logits_column).to(tl.float64)
     log_z = tl.load(logits + z_n * logits_column).to(tl.float64)
@@ -145,7 +136,7 @@ def _divergences(
     judged = log_q_z > float("-inf")
     log_ratio = tl.where(judged, log_q_z - log_p_z, 0.0)
     excess = tl.exp(log_ratio) - 1.0
-    tl.store(is_div + n, excess - log_ratio)
+    tl.store(is_div + n, tl.where(log_ratio == float("inf"), log_ratio, excess - log_ratio))
     kl_n = tl.where(q_x > 0, q_x * (log_q_x - log_p_x), 0.0)
 
     # All other entries: sum_v b ln(1 + rho s), and the shares s b / (alpha s + b). Flat noise so faint that products of
@@ -192,7 +183,8 @@ def _divergences(
 
     if WRITE:
         counts = factor != 0
-        at_x = tl.where(counts & (alpha > 0), -factor * alpha * alpha * tl.exp(log_x - log_p_x), 0.0)
+        share_x = tl.where(log_b_x > float("-inf"), alpha * tl.exp(log_x - log_p_x), 1.0)
+        at_x = tl.where(counts & (alpha > 0), -factor * alpha * share_x, 0.0)
         at_z = tl.where(counts & judged, -factor * alpha * tl.exp(log_z - log_p_z) * excess, 0.0)
         slope = tl.where(counts, factor * shared - at_x - at_z, 0.0).to(WIDE) * scale
         share_slope = tl.where(counts & noisy, -factor * alpha, 0.0).to(WIDE) * scale

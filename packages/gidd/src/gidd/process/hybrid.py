@@ -51,6 +51,10 @@ class HybridProcess(Process):
     def _c(self, t: Tensor) -> Tensor:
         return self.B * (t * (1 - t)) ** (self.gamma / 2)
 
+    def _c_over(self, t: Tensor) -> Tensor:
+        """c / (t (1 - t)), also at the ends of time, where it is infinite for gamma < 2."""
+        return self.B * (t * (1 - t)) ** (self.gamma / 2 - 1) if self.B else torch.zeros_like(t)
+
     def alpha(self, t: Tensor) -> Tensor:
         t = t.double()
         return (1 - t) / (1 + self._c(t))
@@ -58,7 +62,8 @@ class HybridProcess(Process):
     def alpha_rate(self, t: Tensor) -> Tensor:
         t = t.double()
         c = self._c(t)
-        return -(1 + c + c * (self.gamma / 2) * (1 - 2 * t) / t.clamp_min(1e-300)) / (1 + c) ** 2
+        slope = torch.where(t < 1, (1 - t) * self._c_over(t), 0.0)  # c / t
+        return -(1 + c + slope * (self.gamma / 2) * (1 - 2 * t)) / (1 + c) ** 2
 
     def masses(self, t: Tensor) -> Tensor:
         t = t.double()
@@ -68,7 +73,7 @@ class HybridProcess(Process):
     def rate_masses(self, t: Tensor) -> Tensor:
         t = t.double()
         c = self._c(t)
-        uniform = c * (self.gamma / 2 + (1 - self.gamma) * t) / (t * (1 - t)) if self.B else torch.zeros_like(t)
+        uniform = self._c_over(t) * (self.gamma / 2 + (1 - self.gamma) * t)
         return torch.stack([1 / (1 - t), uniform], dim=-1) / (1 + c)[..., None]
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -76,9 +81,11 @@ class HybridProcess(Process):
         t = torch.as_tensor(t, device=z.device).double()
         c, n = self._c(t), self.vocab_size - 1
         mask = 1 / (t * (1 - t))
-        noise = (self.gamma / 2 + (1 - self.gamma) * t) * mask
-        clean = noise * (c / n) / (1 - t + c / n)
-        return torch.where(torch.eq(z, self._mask), mask, torch.where(z.eq(x), clean, noise if self.B else 0 * noise))
+        share = self.gamma / 2 + (1 - self.gamma) * t
+        clean = share * (self._c_over(t) / n) / (1 - t + c / n).clamp_min(1e-300)
+        # At gamma = 2 it is 1 / t, also at t = 1.
+        noise = torch.where(share != 0, share * mask, 1.0) if self.B else torch.zeros_like(t)
+        return torch.where(torch.eq(z, self._mask), mask, torch.where(z.eq(x), clean, noise))
 
     @cached_property
     def measures(self) -> Tensor:

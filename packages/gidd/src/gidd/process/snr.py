@@ -85,17 +85,22 @@ class SNRProcess(Process):
 
     def snr_weight(self, z: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
         """w_lambda(z, x) = (pi(z) - pi'(z)) / (pi(z) + e^lambda 1[z = x]): the ELBO's weight per unit of log-SNR."""
-        share, slope = self._uniform_share(log_snr), self._share_slope(log_snr)
-        n = self.vocab_size - 1
-        mask = torch.eq(z, self._mask)
-        pi = torch.where(mask, 1 - share, share / n)
-        rate = torch.where(mask, 1 - share + slope, (share - slope) / n)
+        pi, rate = self._pi_and_rate(z, log_snr)
         below = pi + torch.exp(log_snr) * (z == x)
         return torch.where(rate > 0, rate / below.clamp_min(1e-300), 0.0)
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The same divided by t (1 - t), with e^lambda = (1 - t) / t."""
         t = torch.as_tensor(t, device=z.device).double()
-        return self.snr_weight(z, x, self.log_snr(t)) / (t * (1 - t))
+        pi, rate = self._pi_and_rate(z, self.log_snr(t))
+        return torch.where(rate > 0, rate / ((1 - t) * (t * pi + (1 - t) * (z == x))), 0.0)
+
+    def _pi_and_rate(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """pi(z) and pi(z) - pi'(z)."""
+        share, slope = self._uniform_share(log_snr), self._share_slope(log_snr)
+        n = self.vocab_size - 1
+        mask = torch.eq(z, self._mask)
+        return torch.where(mask, 1 - share, share / n), torch.where(mask, 1 - share + slope, (share - slope) / n)
 
     def loss_weight(self, z: Tensor, x: Tensor, t: Tensor, scheme: str = "dynamic", w_max: float = 1.0) -> Tensor:
         if scheme == "snr":
