@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gidd import exact
 from gidd.errors import InvalidProcessError
-from gidd.likelihood import ElboOutput, _fractions, _on_grid, calibrate_grid, elbo
+from gidd.likelihood import ElboOutput, calibrate_grid, elbo, fractions, times_on_grid
 from gidd.process import HybridProcess, MaskedProcess, Process, SNRProcess, UniformProcess
 
 V = 4
@@ -85,7 +85,7 @@ def test_every_grid_and_estimator_integrates_over_the_path_interval(grid: str | 
     """On smooth integrands, without noise: this is where weights of the grid would show."""
     p = HybridProcess(V, 3, 0.2, t_eps=0.01)
     for estimator, n, error in (("quadrature", 5000, 1e-4), ("stratified", 2000, 1e-3), ("uniform", 200_000, 0.02)):
-        t, measure = _on_grid(grid, p, _fractions(n, estimator, 0))
+        t, measure = times_on_grid(grid, p, fractions(n, estimator, 0))
         assert float(t.min()) >= 0.01
         assert float(t.max()) <= 0.99
         for k in (0, 1, 2):

@@ -8,7 +8,7 @@ from scipy.stats import chi2
 from gidd import HybridProcess, MaskedProcess, SNRProcess, UniformProcess, sample
 from gidd.exact import loo_model
 from gidd.sampling import Streams, time_grid
-from gidd.sampling.ancestral import _step
+from gidd.sampling.ancestral import ancestral_step
 from gidd.sampling.predict import draw, sharpen
 
 V0, V, MASK = 4, 5, 4
@@ -109,7 +109,7 @@ def test_routes_draw_from_the_dense_posterior(process, s, t):
         if float(process.noise_at(torch.tensor(z), t)) == 0 and float(process.alpha(t)) == 0:
             continue
         tokens = torch.full((n, 1), z)
-        new = _step(process, tokens, log_x.expand(n, 1, 6), s, t, Streams.of(seeded(z), n, "cpu"), 0.0)
+        new = ancestral_step(process, tokens, log_x.expand(n, 1, 6), s, t, Streams.of(seeded(z), n, "cpu"), 0.0)
         expected = process.posterior(torch.tensor(z), log_x.exp(), s, t).numpy()
         assert p_value(np.bincount(new[:, 0].numpy(), minlength=6), expected * n) > 1e-4
 
@@ -119,7 +119,7 @@ def test_without_a_route_a_token_stays():
     process = MaskedProcess(3, 2)
     log_x = torch.tensor([-torch.inf, 0.0, -torch.inf]).expand(1, 1, 3)
     s, t = torch.tensor(0.2).double(), torch.tensor(0.5).double()
-    assert int(_step(process, torch.tensor([[0]]), log_x, s, t, Streams.of(seeded(), 1, "cpu"), 0.0)) == 0
+    assert int(ancestral_step(process, torch.tensor([[0]]), log_x, s, t, Streams.of(seeded(), 1, "cpu"), 0.0)) == 0
 
 
 def test_a_sequence_does_not_depend_on_its_batch():
@@ -211,7 +211,9 @@ def test_min_prob_drops_unlikely_entries_of_the_posterior():
     process, n = HybridProcess(6, 5, 0.3), 40_000
     s, t = torch.tensor(0.1).double(), torch.tensor(0.9).double()
     log_x = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04, 0.0]).double().log()
-    new = _step(process, torch.full((n, 1), 5), log_x.expand(n, 1, 6), s, t, Streams.of(seeded(), n, "cpu"), 0.08)
+    new = ancestral_step(
+        process, torch.full((n, 1), 5), log_x.expand(n, 1, 6), s, t, Streams.of(seeded(), n, "cpu"), 0.08
+    )
     expected = process.posterior(torch.tensor(5), log_x.exp(), s, t)
     expected = torch.where(expected < 0.08, 0.0, expected)
     assert 0 < int((expected == 0).sum()) < 6

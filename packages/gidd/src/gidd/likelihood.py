@@ -99,8 +99,8 @@ def elbo(
     process.validate()
     x, keep = _checked(x, process, loss_mask, num_times, batch_size)
     times_seed, noise_seed = _seeds(generator)
-    fraction = _fractions(num_times, estimator, times_seed)
-    t, measure = _on_grid(grid, process, fraction)
+    fraction = fractions(num_times, estimator, times_seed)
+    t, measure = times_on_grid(grid, process, fraction)
     if not len(x):
         none = torch.zeros(0, dtype=torch.float64, device=x.device)
         return ElboOutput(none, none, none, none, none, keep.sum(dim=1))
@@ -152,8 +152,8 @@ def calibrate_grid(
         raise ValueError(f"num_points has to be positive; got {num_points}")
     x, keep = _checked(x, process, loss_mask, num_times, batch_size)
     times_seed, noise_seed = _seeds(generator)
-    t, measure = _on_grid("auto", process, _fractions(num_times, "stratified", times_seed))
-    edges, _ = _on_grid("auto", process, torch.linspace(0, 1, num_times + 1, dtype=torch.float64))
+    t, measure = times_on_grid("auto", process, fractions(num_times, "stratified", times_seed))
+    edges, _ = times_on_grid("auto", process, torch.linspace(0, 1, num_times + 1, dtype=torch.float64))
     total = torch.zeros(num_times + 2, dtype=torch.float64)
     for rows in _rows(len(x), batch_size):
         path, reconstruction, tail = _batch(
@@ -190,18 +190,18 @@ def _batch(
     generators = [torch.Generator().manual_seed((seed + i) % 2**63) for i in range(len(x))]
     z = _noisy(x, keep, process, t.expand(len(x), -1), generators)
     terms = zip(z, t, measure, strict=True)
-    path = torch.stack([m * _integrand(model, x, z_j, t_j.expand(len(x)), keep, process) for z_j, t_j, m in terms])
+    path = torch.stack([m * path_integrand(model, x, z_j, t_j.expand(len(x)), keep, process) for z_j, t_j, m in terms])
     if not boundary:
         return path, path[:0], path[:0]
 
     eps = process.t_eps
     early = torch.full((len(x), max(2, len(t) // 8)), eps, dtype=torch.float64)
     z = _noisy(x, keep, process, early, generators)
-    reconstruction = torch.stack([_reconstruction(model, x, z_j, keep, process) for z_j in z])
+    reconstruction = torch.stack([reconstruction_term(model, x, z_j, keep, process) for z_j in z])
     late = torch.stack([1 - eps * torch.rand(1, dtype=torch.float64, generator=g) for g in generators])
     late = late.clamp_max(1 - 1e-12)  # at exactly 1 weights are infinite
     (z_late,) = _noisy(x, keep, process, late, generators)
-    return path, reconstruction, eps * _integrand(model, x, z_late, late[:, 0], keep, process)[None]
+    return path, reconstruction, eps * path_integrand(model, x, z_late, late[:, 0], keep, process)[None]
 
 
 def _noisy(x: Tensor, keep: Tensor, process: Process, t: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -211,7 +211,7 @@ def _noisy(x: Tensor, keep: Tensor, process: Process, t: Tensor, generators: lis
     return torch.where(keep, z.to(x.device), x)
 
 
-def _integrand(model: Model, x: Tensor, z: Tensor, t: Tensor, keep: Tensor, process: Process) -> Tensor:
+def path_integrand(model: Model, x: Tensor, z: Tensor, t: Tensor, keep: Tensor, process: Process) -> Tensor:
     """(B,) sum_l w (KL + IS) at times t (B,)."""
     t = t.to(x.device)
     logits = _logits(model, z, t, process)
@@ -219,7 +219,7 @@ def _integrand(model: Model, x: Tensor, z: Tensor, t: Tensor, keep: Tensor, proc
     return out.elbo.double().sum(dim=1)
 
 
-def _reconstruction(model: Model, x: Tensor, z: Tensor, keep: Tensor, process: Process) -> Tensor:
+def reconstruction_term(model: Model, x: Tensor, z: Tensor, keep: Tensor, process: Process) -> Tensor:
     """(B,) -sum_l ln P(x_l | z) at t_eps, P(v | z) = x_theta(v) q(z_l | v) / q(z_l | x_theta)."""
     t = torch.full((len(x),), process.t_eps, dtype=torch.float64, device=x.device)
     scores = _logits(model, z, t, process)[..., : process.vocab_size]
@@ -264,7 +264,7 @@ def _variance_of_sum(parts: Tensor, independent: bool) -> Tensor:
 # --- times --------------------------------------------------------------------------------------------------------
 
 
-def _fractions(num: int, estimator: str, seed: int) -> Tensor:
+def fractions(num: int, estimator: str, seed: int) -> Tensor:
     """(num,) points in [0, 1], each of which stands for 1 / num of it."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}")
@@ -275,7 +275,7 @@ def _fractions(num: int, estimator: str, seed: int) -> Tensor:
     return (torch.arange(num) + offset) / num
 
 
-def _on_grid(grid: str | Tensor, process: Process, fraction: Tensor) -> tuple[Tensor, Tensor]:
+def times_on_grid(grid: str | Tensor, process: Process, fraction: Tensor) -> tuple[Tensor, Tensor]:
     """Times in [t_eps, 1 - t_eps] at fractions (n,) of the grid, and dt / dfraction / n; both (n,)."""
     low, high = process.t_eps, 1 - process.t_eps
     if isinstance(grid, Tensor):

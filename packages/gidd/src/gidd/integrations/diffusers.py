@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..process import Process, process_from_dict
 from ..sampling import Streams, time_grid
-from ..sampling.ancestral import _step
+from ..sampling.ancestral import ancestral_step
 from ..sampling.predict import clean_logits, sharpen
 
 try:
@@ -127,13 +127,15 @@ class GiddScheduler(SchedulerMixin, ConfigMixin):
         if found.numel() != 1:
             raise ValueError(f"timestep {float(timestep):g} is none of the scheduler's {self.num_inference_steps}")
         i = int(found)
-        if self._streams is None or len(self._streams.seeds) != len(z):
+        # At the first time, streams that have served more than init_sample are those of an earlier sample.
+        stale = self._streams is not None and i == 0 and self._streams.count > 2 * z.shape[1]
+        if self._streams is None or stale or len(self._streams.seeds) != len(z):
             self._streams = Streams.of(generator, len(z), z.device)
         s, t = self._times[i + 1].to(z.device), self._times[i].to(z.device)
         logits = clean_logits(lambda _z, _t: model_output, z, t, self.process)
         config = self.config
         log_x = sharpen(logits, config.temperature, config.top_p, config.top_k)
-        new = _step(self.process, z, log_x, s, t, self._streams, config.min_prob)
+        new = ancestral_step(self.process, z, log_x, s, t, self._streams, config.min_prob)
         return GiddSchedulerOutput(prev_sample=new) if return_dict else (new,)
 
     def add_noise(
@@ -157,6 +159,8 @@ class GiddScheduler(SchedulerMixin, ConfigMixin):
             return self.process.q_sample(x, t, generator)
         if noise.shape != (3, *x.shape):
             raise ValueError(f"noise has shape {tuple(noise.shape)}; it has to be {(3, *x.shape)}")
+        if not bool(((t >= 0) & (t <= 1)).all()):
+            raise ValueError(f"timesteps have to lie in [0, 1]; got {timesteps}")
         x = self.process._ids(x, "original_samples")
         t = t.reshape(*t.shape, *[1] * (x.dim() - t.dim()))
         drawn = self.process.noise_from(t, noise[1], noise[2])

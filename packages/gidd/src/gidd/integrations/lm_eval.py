@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..likelihood import _fractions, _integrand, _on_grid, _reconstruction
+from ..likelihood import fractions, path_integrand, reconstruction_term, times_on_grid
 from ..models import Backbone, ScalingTransformer
 from ..pipeline import GiddPipeline, Model, by_length
 from ..process import Process
 from ..sampling import Streams
 from ..sampling.predict import clean_logits
-from ..sampling.streams import _GOLDEN
+from ..train.checkpoint import TRAINER, read_trainer_state
 
 try:
     from lm_eval.api.model import LM
@@ -60,8 +60,8 @@ class GiddLM(LM):
     pretrained : checkpoint folder or Hub repository, or a :class:`gidd.pipeline.GiddPipeline`.
     mode : "joint" or "conditional", see above; default: conditional where the checkpoint was trained with clean
         prompts, else joint.
-    p_prompt : share of sequences that had a clean prompt in training; default: 0.2 for :class:`ScalingTransformer`
-        (the follow-up's recipe), 0 for everything else.
+    p_prompt : share of sequences that had a clean prompt in training; default: what the checkpoint of our trainer says;
+        for others 0.2 for :class:`ScalingTransformer` (the follow-up's recipe), else 0.
     num_times : times at which the bound is measured.
     boundary : add the reconstruction term and the tail, without which the path integral is no bound.
     batch_size : sequences per model call; does not change results. "auto" is 32.
@@ -102,8 +102,8 @@ class GiddLM(LM):
             self.pipeline = pretrained
         else:
             self.pipeline = GiddPipeline.from_pretrained(pretrained, device=device, dtype=dtype)
-        knows_prompts = isinstance(self.pipeline.model, ScalingTransformer)
-        p_prompt = (0.2 if knows_prompts else 0.0) if p_prompt is None else float(p_prompt)
+        if p_prompt is None:
+            p_prompt = _p_prompt(pretrained, self.pipeline)
         self.mode = mode or ("conditional" if p_prompt > 0 else "joint")
         if self.mode not in MODES:
             raise ConfigError(f"mode {mode!r} is not one of {', '.join(MODES)}")
@@ -158,7 +158,8 @@ class GiddLM(LM):
             ids = self.pipeline.tokenizer.encode(text)
             count = -(-len(ids) // self.max_length)
             edges = [len(ids) * j // count for j in range(count + 1)] if count else []
-            parts += [Request(tuple(ids[a:b]), 0, self.seed) for a, b in pairwise(edges)]
+            # Every part has noise of its own, so that its errors cancel in an average over parts and texts.
+            parts += [Request(tuple(ids[a:b]), 0, self._seed_of(f"{a}:{text}")) for a, b in pairwise(edges)]
             owner += [i] * count
         total = [0.0] * len(requests)
         for i, value in zip(owner, self._values(parts), strict=True):
@@ -198,8 +199,10 @@ class GiddLM(LM):
         cut = max(0, len(ids) - self.max_length)
         kept = tuple(ids[cut:])
         # The seed belongs to the context: all its options see the same noise.
-        digest = hashlib.sha256(repr((self.seed, context)).encode()).digest()
-        return Request(kept, start - cut, int.from_bytes(digest[:7], "big"))
+        return Request(kept, start - cut, self._seed_of(context))
+
+    def _seed_of(self, text: str) -> int:
+        return int.from_bytes(hashlib.sha256(repr((self.seed, text)).encode()).digest()[:7], "big")
 
     def _values(self, requests: list[Request]) -> list[float]:
         """ln p(ids[start:] | ids[:start]) of every request."""
@@ -228,10 +231,10 @@ class GiddLM(LM):
         t, weight, kind = _plan(process, self.num_times, self.boundary)
         total = torch.zeros(len(x), dtype=torch.float64, device=device)
         pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(t)))
-        for terms, evaluate in ((kind == 0, _integrand), (kind == 1, _early)):
+        for terms, evaluate in ((kind == 0, path_integrand), (kind == 1, _early)):
             chosen = pairs[terms[pairs[:, 1]]].to(device)
-            for part in torch.split(chosen, self.batch_size):
-                row, at = part.unbind(1)
+            for begin in range(0, len(chosen), self.batch_size):
+                row, at = chosen[begin : begin + self.batch_size].unbind(1)
                 own = t.to(device)[at]
                 z = _noisy(process, x[row], own, seeds[row], at, self.max_length)
                 z = torch.where(keep[row], z, x[row])
@@ -307,12 +310,19 @@ class Generation(NamedTuple):
     options: dict[str, Any]
 
 
+def _p_prompt(source: str | Path | GiddPipeline, pipeline: GiddPipeline) -> float:
+    """Share of clean prompts in training."""
+    if not isinstance(source, GiddPipeline) and (Path(source) / TRAINER).is_file():
+        return float(read_trainer_state(Path(source))["config"]["loss"]["p_prompt"])
+    return 0.2 if isinstance(pipeline.model, ScalingTransformer) else 0.0
+
+
 # --- the estimator ----------------------------------------------------------------------------------------------------
 
 
 def _plan(process: Process, num_times: int, boundary: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Times (n,), weights (n,) and kinds (n,) of a bound's terms: 0 for the integrand, 1 for the reconstruction."""
-    t, weight = _on_grid("auto", process, _fractions(num_times, "quadrature", 0))
+    t, weight = times_on_grid("auto", process, fractions(num_times, "quadrature", 0))
     if not boundary:
         return t, weight, torch.zeros(len(t), dtype=torch.long)
     eps, early = process.t_eps, max(2, num_times // 8)
@@ -328,15 +338,14 @@ def _noisy(process: Process, x: Tensor, t: Tensor, seeds: Tensor, at: Tensor, lo
     Position l of term j reads the same random numbers whatever the length of the text: rows that share a seed and a
     prefix get the same noise on it.
     """
-    # A stream's n-th number depends on seed + n _GOLDEN: this skips to where the numbers of term j begin.
-    streams = Streams(seeds + at * (3 * longest) * _GOLDEN)
+    streams = Streams(seeds).skip(at * (3 * longest))
     keep, which, where = streams.uniform(3, longest)[:, :, : x.shape[1]].unbind(1)
-    noise = process.noise_from(t[:, None], which, where)
+    noise = process.noise_from(t[:, None], which, where.contiguous())
     return torch.where(keep < process.alpha(t)[:, None], x, noise)
 
 
 def _early(model: Model, x: Tensor, z: Tensor, t: Tensor, keep: Tensor, process: Process) -> Tensor:
-    return _reconstruction(model, x, z, keep, process)
+    return reconstruction_term(model, x, z, keep, process)
 
 
 def _decodes_to(model_for: Callable[[Tensor], Model], process: Process, x: Tensor, given: Tensor) -> Tensor:

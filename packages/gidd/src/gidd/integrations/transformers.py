@@ -98,7 +98,14 @@ class GiddForMaskedLM(PreTrainedModel):
         input_ids : (B, L) noisy ids.
         timestep : (B,) times in [0, 1]; default: the share of masks in each sequence.
         attention_mask : (B, L), true where there is a token.
+
+        Raises
+        ------
+        ConfigError
+            ``labels``: a loss needs clean tokens and times, see :func:`gidd.gidd_loss`.
         """
+        if ignored.get("labels") is not None:
+            raise ConfigError("this model makes no loss of labels: use gidd.gidd_loss(logits, x, z, t, process)")
         mask_id, eps = self.process.mask_id, self.process.t_eps
         if timestep is None:
             masks = torch.zeros_like(input_ids) if mask_id is None else input_ids == mask_id

@@ -137,7 +137,7 @@ def sample(
                 logits = guidance(logits, z, float(t))
             log_x = sharpen(logits, **shaping)
         if sampler == "ancestral":
-            new, log_x_next = _step(process, z, log_x, s, t, streams, min_prob), None
+            new, log_x_next = ancestral_step(process, z, log_x, s, t, streams, min_prob), None
         else:
             new = _adaptive_step(process, z, log_x, i, steps, streams, kept)
             log_x_next = log_x if bool((new == z).all()) else None  # nothing changed: the same logits
@@ -149,7 +149,7 @@ def sample(
     return SampleOutput(z, calls, torch.stack(states) if return_trajectory else None)
 
 
-def _step(
+def ancestral_step(
     process: Process, z: Tensor, log_x: Tensor, s: Tensor, t: Tensor, streams: Streams, min_prob: float
 ) -> Tensor:
     """Draw z_s given z_t = z by one of three routes, without the (B, L, V) posterior.

@@ -45,6 +45,10 @@ class Streams:
         state = state ^ _shift(state, 31)
         return (_shift(state, 11).double() * 2.0**-53).reshape(len(self.seeds), *shape)
 
+    def skip(self, numbers: Tensor) -> Streams:
+        """The streams as they are after ``numbers`` (B,) more, int64."""
+        return Streams(self.seeds + numbers * _GOLDEN, self.count)
+
     def select(self, keep: Tensor) -> Streams:
         """The streams of some of the sequences, from where they are."""
         return Streams(self.seeds[keep], self.count)
