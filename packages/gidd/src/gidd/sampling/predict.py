@@ -27,10 +27,14 @@ def clean_logits(model: Model, z: Tensor, t: Tensor | float, process: Process) -
             f"Vp >= {process.vocab_size}"
         )
     logits = logits[..., : process.vocab_size]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    if process.mask_id is not None:
-        logits = logits.index_fill(-1, torch.tensor([process.mask_id], device=z.device), -torch.inf)
-    return logits
+    return without_mask(logits if logits.dtype == torch.float64 else logits.float(), process)
+
+
+def without_mask(logits: Tensor, process: Process) -> Tensor:
+    """Logits (..., V) with the mask at -inf, a copy if there is a mask."""
+    if process.mask_id is None:
+        return logits
+    return logits.index_fill(-1, torch.tensor([process.mask_id], device=logits.device), -torch.inf)
 
 
 def sharpen(logits: Tensor, temperature: float = 1.0, top_p: float | None = None, top_k: int | None = None) -> Tensor:
@@ -44,7 +48,7 @@ def sharpen(logits: Tensor, temperature: float = 1.0, top_p: float | None = None
     if temperature == 0:
         best = logits.argmax(-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter_(-1, best, 0.0)
-    log_p = (logits / temperature).log_softmax(-1)
+    log_p = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
     if top_k is not None and top_k < log_p.shape[-1]:
         least = log_p.topk(top_k, dim=-1).values[..., -1:]
         log_p = log_p.masked_fill(log_p < least, -torch.inf).log_softmax(-1)
