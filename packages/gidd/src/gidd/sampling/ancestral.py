@@ -55,9 +55,12 @@ def time_grid(process: Process, steps: int, grid: str | Tensor | Sequence[float]
         exponent = float(power)
     except ValueError:
         exponent = -1.0
-    if kind != "power" or exponent <= 0:
+    if kind != "power" or not 0 < exponent < float("inf"):
         raise ValueError(f"grid {grid!r} is not auto, linear, cosine or power:k with k > 0")
-    return u**exponent
+    times = u**exponent
+    if bool((times.diff() >= 0).any()):
+        raise ValueError(f"grid {grid!r} has times so small that they are 0: with {steps} steps take a smaller power")
+    return times
 
 
 @torch.no_grad()
@@ -253,7 +256,7 @@ def device_of(model: Any, prompt: Tensor | None) -> torch.device:
     if isinstance(model, torch.nn.Module):
         for parameter in model.parameters():
             return parameter.device
-    return prompt.device if prompt is not None else torch.device("cpu")
+    return prompt.device if isinstance(prompt, Tensor) else torch.device("cpu")
 
 
 def keep(
@@ -269,7 +272,7 @@ def keep(
     ids = process._ids(torch.as_tensor(prompt, device=device), "prompt")
     ids = ids[None].expand(batch, -1) if ids.dim() == 1 else ids
     if ids.dim() != 2 or len(ids) != batch or ids.shape[1] > length:
-        raise ValueError(f"prompt has shape {tuple(prompt.shape)}; it has to be (P,) or ({batch}, P), P <= {length}")
+        raise ValueError(f"prompt has shape {tuple(ids.shape)}; it has to be (P,) or ({batch}, P), P <= {length}")
     if frozen is None:
         kept[:, : ids.shape[1]] = True
     else:
