@@ -25,7 +25,7 @@ from gidd.records import difference, difference_page
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A prepared corpus `squares` and a checkpoint `model` with random opinions."""
+    """A prepared corpus `squares`, a checkpoint `model` with random opinions, and one for next tokens, `reader`."""
     folder = tmp_path_factory.mktemp("home")
     prepare("latin:3", "char", folder / "squares", num_squares=400)
     corpus = open_corpus(folder / "squares")
@@ -36,6 +36,7 @@ def home(tmp_path_factory):
         for p in model.parameters():  # as it starts, head and gates are zero
             p.add_(0.1 * torch.randn_like(p))
     save_checkpoint(folder / "model", model, HybridProcess(4, 3, 0.2), corpus.tokenizer())
+    save_checkpoint(folder / "reader", model, HybridProcess(4, 3, 0.2), corpus.tokenizer(), "autoregressive")
     return folder
 
 
@@ -132,15 +133,15 @@ def write(path, lines):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-@pytest.mark.parametrize("name", ["ngram:squares", "ar:model"])
+@pytest.mark.parametrize("name", ["ngram:squares", "ar:reader"])
 def test_judges_of_ids_weigh_every_token_alike_and_stand_beside_entropy(run, home, name):
     rows = [[0, 1, 2, 1], [2, 2], [1, 0, 2, 0, 1, 2]]
     write(home / "mixed.jsonl", [{"tokens": rows[0]}, {"text": "2 2"}, {"tokens": rows[2], "text": "1 0 2 0 1 2"}])
     code, out, _ = run("genppl", "mixed.jsonl", "--judge", name, "--order", 3, "--json")
     assert code == 0
     shown = json.loads(out)
-    if name == "ar:model":
-        ready = load_checkpoint(home / "model")
+    if name == "ar:reader":
+        ready = load_checkpoint(home / "reader")
         judge = AutoregressiveJudge(ready.model, ready.process)
     else:
         judge = NGramJudge.from_corpus(open_corpus(home / "squares"), 3)
@@ -424,7 +425,9 @@ BAD = {
         "far.jsonl, sequence 0: holds the id 77, outside [0, 4)",
     ),
     "judged file": (("genppl", "none.jsonl", "--judge", "ngram:squares"), "none.jsonl: No such file"),
-    "judged masks": (("genppl", "masks.jsonl", "--judge", "ar:model"), "holds the mask token 3"),
+    "a judge that denoises": (("genppl", "far.jsonl", "--judge", "ar:model"), "needs objective=autoregressive"),
+    "a sampler that reads": (("sample", "reader", "--out", "a.jsonl"), "needs objective=diffusion"),
+    "judged masks": (("genppl", "masks.jsonl", "--judge", "ar:reader"), "holds the mask token 3"),
     "other tokenizer": (("genppl", "other.jsonl", "--judge", "ngram:squares"), "of another tokenizer"),
     "no sequences": (("genppl", "blank.jsonl", "--judge", "ngram:squares"), "blank.jsonl: holds no sequences"),
     "empty sequence": (("genppl", "empty.jsonl", "--judge", "ngram:squares"), "sequence 0: has no tokens"),

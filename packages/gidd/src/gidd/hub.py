@@ -92,11 +92,19 @@ def load_model(source: str | Path) -> Backbone:
 
 
 def save_checkpoint(
-    folder: str | Path, model: nn.Module, process: Process | None, tokenizer: TextTokenizer | None = None
+    folder: str | Path,
+    model: nn.Module,
+    process: Process | None,
+    tokenizer: TextTokenizer | None = None,
+    objective: str = "diffusion",
 ) -> None:
     """Write a native checkpoint: complete or not at all, whenever the program is killed.
 
     A checkpoint that was there is replaced; while that happens it is kept beside it as ``.NAME.*.old``.
+
+    Parameters
+    ----------
+    objective : "diffusion" or "autoregressive", what the model was trained for.
 
     Raises
     ------
@@ -116,7 +124,7 @@ def save_checkpoint(
     temporary, old = target.with_name(f"{mark}.tmp"), target.with_name(f"{mark}.old")
     temporary.mkdir()
     try:
-        write_checkpoint(temporary, model, process, tokenizer)
+        write_checkpoint(temporary, model, process, tokenizer, objective=objective)
         if target.exists():
             target.rename(old)
         temporary.rename(target)

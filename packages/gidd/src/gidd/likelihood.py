@@ -206,7 +206,10 @@ def _batch(
 
 def _noisy(x: Tensor, keep: Tensor, process: Process, t: Tensor, generators: list[torch.Generator]) -> Tensor:
     """(n, B, L) noisy copies of x (B, L) at times t (B, n), a generator for each sequence; clean outside keep."""
-    rows = zip(x.cpu(), t, generators, strict=True)
+    shown = x
+    if process.mask_id is not None:  # masks outside keep stay as they are; here any other token will do
+        shown = torch.where(x == process.mask_id, int(process.mask_id == 0), x)
+    rows = zip(shown.cpu(), t, generators, strict=True)
     z = torch.stack([process.q_sample(row.expand(len(own), -1), own, g) for row, own, g in rows], dim=1)
     return torch.where(keep, z.to(x.device), x)
 

@@ -45,12 +45,15 @@ def _facts(ready: Checkpoint, where: str) -> dict[str, Any]:
     }
 
 
-def load(source: str, device: str, dtype: str = "auto") -> Checkpoint:
-    """The checkpoint with its model ready to be evaluated."""
+def load(source: str, device: str, dtype: str = "auto", objective: str = "diffusion") -> Checkpoint:
+    """The checkpoint with its model ready to be evaluated; refused if it was trained for another objective."""
     from ..hub import load_checkpoint
 
     place, kind = pick_device(device), pick_dtype(dtype)  # refused before a large file is read
     ready = load_checkpoint(source)
+    trained = ready.meta.get("objective", "diffusion")
+    if trained != objective:
+        raise ConfigError(f"{source} was trained with objective={trained}; this needs objective={objective}")
     ready.model.to(device=place, dtype=kind).eval()
     return ready
 

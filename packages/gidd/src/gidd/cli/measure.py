@@ -129,7 +129,7 @@ def _judge(name: str, order: int, batch_size: int, device: str, dtype: str) -> t
     if kind == "ar" and place:
         from ..eval.autoregressive import AutoregressiveJudge
 
-        ready = load(place, device, dtype)
+        ready = load(place, device, dtype, "autoregressive")
         return partial(_own_tokens, ready.tokenizer), AutoregressiveJudge(ready.model, ready.process, batch_size).nll
     if not name or (colon and not Path(name).is_dir()):
         raise ConfigError(f"judge {name!r} is not {JUDGES}")

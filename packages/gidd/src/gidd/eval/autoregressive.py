@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from ..process import Process
+from ..train import next_token_nll
 from .text_metrics import mean_nats
 
 
@@ -56,19 +56,13 @@ class AutoregressiveJudge:
         if self.process.mask_id is not None and bool((x == self.process.mask_id).any()):
             raise ValueError(f"sequences holds the mask token {self.process.mask_id}, which no text does")
         device = next(self.model.parameters()).device
-        parts = [self._log_probs(part.long().to(device)).cpu() for part in torch.split(x, self.batch_size)]
+        parts = [
+            -next_token_nll(self.model, part.long().to(device), self.process).cpu()
+            for part in torch.split(x, self.batch_size)
+        ]
         found: NDArray[np.float64] = torch.cat(parts).double().numpy() if parts else np.zeros(x.shape)
         return found
 
     def nll(self, sequences: Any, mask: Any = None) -> NDArray[np.float64]:
         """(N,) nats per token of the sequences (N, L), over the positions where ``mask`` (N, L) is True if given."""
         return mean_nats(-self.log_probs(sequences), mask)
-
-    def _log_probs(self, x: Tensor) -> Tensor:
-        length = x.shape[1]
-        shown = F.pad(x[:, :-1], (1, 0), value=self.process.mask_id or 0)
-        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        logits = self.model(shown, torch.zeros(len(x), device=x.device), causal.expand(len(x), -1, -1))
-        logits = logits[..., : self.process.vocab_size]
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return -F.cross_entropy(logits.transpose(1, 2), x, reduction="none")

@@ -42,8 +42,8 @@ def run_corpus(profile: Profile, rng: np.random.Generator, out: Path, device: st
         process = HybridProcess(corpus.vocab_size, corpus.mask_id, p_u)
         torch.manual_seed(seed)
         hidden, layers, heads = profile.corpus_widths
-        sizes = dict(vocab_size=corpus.vocab_size, hidden=hidden, layers=layers, heads=heads, max_seq_len=length)
-        model = DiT(DiTConfig(**sizes)).to(device)
+        config = DiTConfig(vocab_size=corpus.vocab_size, hidden=hidden, layers=layers, heads=heads, max_seq_len=length)
+        model = DiT(config).to(device)
         if device == "cuda":
             for block in model.blocks:
                 block.compile()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.sources import kjv_text, letters_only
+from ..eval.autoregressive import AutoregressiveJudge
 from ..eval.ngram import NGramJudge
 from ..eval.text_metrics import distinct_n, unigram_entropy
 from ..likelihood import elbo
@@ -27,7 +28,7 @@ from .detection import PLANTED, auc, calibration_error, plant
 from .plots import Curves, draw_correction, draw_text
 from .profiles import GRIDS, Profile, own_grid
 from .report import DERIVED, PAPER, Artifact, Claim, Experiment, Metric, bootstrap_difference, t_interval
-from .training import Task, next_token_nll, train_all
+from .training import Task, train_all
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 V, MASK = len(ALPHABET) + 1, len(ALPHABET)
@@ -97,7 +98,8 @@ def run_text(profile: Profile, rng: np.random.Generator, out: Path, device: str 
     _few_steps(experiment, profile, texts)
     _equal_calls(experiment, profile, texts, rng)
     autoregressive = next(run.model for run in runs if run.weighting == "autoregressive")
-    _second_judge(experiment, profile, texts, autoregressive, rng, device)
+    second = AutoregressiveJudge(autoregressive, HybridProcess(V, MASK, 0.0))
+    _second_judge(experiment, profile, texts, second, rng)
     _detection(experiment, profile, runs, judge, windows, rng, device)
     sampled, corrected = _curves(texts, "judged_before"), _curves(texts, "judged_after")
     if draw_text(sampled, corrected, read, out / "text.png"):
@@ -114,9 +116,8 @@ def _likelihood(experiment: Experiment, profile: Profile, runs: list[_Run], x: T
     bound: dict[tuple[float, str, int], float] = {}
     for run in runs:
         if run.weighting == "autoregressive":
-            with torch.no_grad():
-                nll = next_token_nll(run.model, x, HybridProcess(V, MASK, 0.0))
-            bound[run.p_u, run.weighting, run.seed] = float(nll.mean())
+            judge = AutoregressiveJudge(run.model, HybridProcess(V, MASK, 0.0))
+            bound[run.p_u, run.weighting, run.seed] = float(judge.nll(x.cpu()).mean())
             continue
         process = HybridProcess(V, MASK, run.p_u)
         with torch.no_grad():
@@ -326,19 +327,18 @@ def _equal_calls(experiment: Experiment, profile: Profile, texts: list[_Texts], 
 
 
 def _second_judge(
-    experiment: Experiment, profile: Profile, texts: list[_Texts], judge: DiT, rng: np.random.Generator, device: str
+    experiment: Experiment,
+    profile: Profile,
+    texts: list[_Texts],
+    judge: AutoregressiveJudge,
+    rng: np.random.Generator,
 ) -> None:
     """The same difference in differences under the autoregressive model."""
-    process = HybridProcess(V, MASK, 0.0)
     gains: dict[float, np.ndarray] = {}
     for p_u in (0.0, max(profile.text_noise)):
         found = []
         for t in _corrected(texts, p_u):
-            with torch.no_grad():
-                before, after = (
-                    next_token_nll(judge, torch.as_tensor(text, device=device), process).mean(1).cpu().numpy()
-                    for text in (t.before, t.after)
-                )
+            before, after = judge.nll(t.before), judge.nll(t.after)
             found.append(before - after)
             name = f"text, p_u = {p_u:g}, {t.steps} steps, {t.grid}, seed {t.seed}"
             experiment.metrics += [
@@ -380,9 +380,8 @@ def _detection(
     found, control = [], []
     for run in runs:
         if run.weighting == "autoregressive":
-            with torch.no_grad():
-                surprise = next_token_nll(run.model, tokens, HybridProcess(V, MASK, 0.0)).cpu().numpy()
-            control.append(auc(surprise, wrong))
+            left_to_right = AutoregressiveJudge(run.model, HybridProcess(V, MASK, 0.0))
+            control.append(auc(-left_to_right.log_probs(shown), wrong))
         if run.weighting != "dynamic" or run.p_u != most:
             continue
         p = token_error_probs(run.model, HybridProcess(V, MASK, most), tokens, error_rate=PLANTED).cpu().numpy()

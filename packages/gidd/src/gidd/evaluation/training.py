@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..loss import gidd_loss
 from ..models import DiT, DiTConfig
-from ..process import Process, process_from_dict
+from ..process import process_from_dict
+from ..train import train_model
 
 
 @dataclass(frozen=True)
@@ -50,40 +49,20 @@ def train(task: Task) -> dict[str, np.ndarray]:
     weightings see the same batches.
     """
     torch.set_num_threads(1)
-    model, process = fresh(task), process_from_dict(task.process)
-    tokens = torch.as_tensor(task.tokens)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=task.learning_rate, betas=(0.9, 0.99), eps=1e-9, weight_decay=0.02
+    model, tokens = fresh(task), torch.as_tensor(task.tokens)
+    generator = torch.Generator().manual_seed(task.seed)
+    diffusion = task.weighting != "autoregressive"
+    train_model(
+        model,
+        process_from_dict(task.process),
+        lambda step: windows(tokens, task.batch, task.length, generator),
+        task.steps,
+        lr=task.learning_rate,
+        weighting=task.weighting if diffusion else "dynamic",
+        kind="diffusion" if diffusion else "autoregressive",
+        seed=task.seed,
     )
-    data, noise = (torch.Generator().manual_seed(2 * task.seed + k) for k in (0, 1))
-    for step in range(task.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = task.learning_rate * schedule(step, task.steps)
-        x = windows(tokens, task.batch, task.length, data)
-        t = (torch.arange(task.batch, dtype=torch.float64) + torch.rand((), generator=noise).double()) / task.batch
-        t = process.t_eps + (1 - 2 * process.t_eps) * t
-        if task.weighting == "autoregressive":
-            loss = next_token_nll(model, x.to(task.device), process).mean()
-        else:
-            z = process.q_sample(x, t, noise)
-            x, z, t = (value.to(task.device) for value in (x, z, t))
-            loss = gidd_loss(model(z, t.float()), x, z, t, process, weighting=task.weighting, inplace_grad=True).loss
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"the loss is {float(loss)} at step {step}")
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
     return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
-
-
-def next_token_nll(model: DiT, x: Tensor, process: Process) -> Tensor:
-    """(B, L) -ln p(x_l | x_<l) in nats: the network with a causal mask, the mask token in the place of a beginning."""
-    shown = torch.nn.functional.pad(x[:, :-1], (1, 0), value=process.mask_id or 0)
-    causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
-    logits = model(shown, torch.zeros(len(x), device=x.device), causal.expand(len(x), -1, -1))
-    logits = logits[..., : process.vocab_size]
-    return torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), x, reduction="none")
 
 
 def fresh(task: Task) -> DiT:
@@ -110,11 +89,6 @@ def windows(tokens: Tensor, batch: int, length: int, generator: torch.Generator)
         return tokens[torch.randint(len(tokens), (batch,), generator=generator)].long()
     start = torch.randint(len(tokens) - length + 1, (batch, 1), generator=generator)
     return tokens[start + torch.arange(length)].long()
-
-
-def schedule(step: int, steps: int, warmup: int = 50, floor: float = 0.1) -> float:
-    """Factor of the learning rate: linear warm-up times a cosine from 1 down to ``floor``."""
-    return min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
 def train_all(tasks: list[Task], workers: int) -> list[DiT]:

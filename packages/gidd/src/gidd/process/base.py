@@ -97,13 +97,13 @@ class Process(ABC):
 
     def marginal(self, x: Tensor, t: Tensor) -> Tensor:
         """(..., V) q_t(. | x); x holds ids (...) or probabilities (..., V) with t of the shape (...)."""
-        t = _time(t, x.device)
+        t = check_time(t, x.device)
         p = x.double() if x.is_floating_point() else _one_hot(self._ids(x, "x"), self.vocab_size)
         return self.alpha(t)[..., None] * p + self.noise_vector(t)
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """q_{t|s}(z_t | z_s) = a 1[z_t = z_s] + n(z_t) for s < t, as (a of shape (...), n of shape (..., V))."""
-        s, t = _time(s), _time(t)
+        s, t = check_time(s), check_time(t)
         if not bool((s < t).all()):
             raise ValueError("transition needs s < t: s is the cleaner time")
         a = self.alpha(t) / self.alpha(s)
@@ -115,7 +115,7 @@ class Process(ABC):
         Where the model excludes z itself, so that nothing is left, z stays.
         """
         z = self._ids(z, "z")
-        s, t = _time(s, z.device), _time(t, z.device)
+        s, t = check_time(s, z.device), check_time(t, z.device)
         a, n = self.transition(s, t)
         stay = _one_hot(z, self.vocab_size)
         n = n.expand(stay.shape)
@@ -128,7 +128,7 @@ class Process(ABC):
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """w_t(z, x) = r_t(z) / q_t(z | x) of the negative ELBO's integrand w (KL + IS); float64, 0 where r_t(z) is."""
-        t = _time(t, z.device)
+        t = check_time(t, z.device)
         rate = self.rate_at(z, t)
         return torch.where(rate > 0, rate / (self.alpha(t) * (z == x) + self.noise_at(z, t)), 0.0)
 
@@ -142,7 +142,7 @@ class Process(ABC):
             process), "dynamic_released" (what the authors' code computes instead), "snr" (the follow-up's, per unit
             of log-SNR, at most 1000).
         """
-        t = _time(t, z.device)
+        t = check_time(t, z.device)
         if not 0 < w_max < float("inf"):
             raise ValueError(f"w_max has to be positive and finite; got {w_max!r}")
         if scheme == "none":
@@ -178,9 +178,11 @@ class Process(ABC):
     # --- sampling --------------------------------------------------------------------------------------------------
 
     def q_sample(self, x: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw z ~ q_t(. | x): ids of the shape of x; t broadcasts against x from the left ((B,) or (B, L))."""
+        """Draw z ~ q_t(. | x): ids of the shape of x, none a mask; t broadcasts from the left ((B,) or (B, L))."""
         x = self._ids(x, "x")
-        t = _left(_time(t, x.device), x)
+        if self.mask_id is not None and bool((x == self.mask_id).any()):
+            raise ValueError(f"x holds the mask token {self.mask_id}: clean tokens are never masked")
+        t = _left(check_time(t, x.device), x)
         keep = torch.rand(x.shape, dtype=torch.float64, device=x.device, generator=generator)
         noise = self.sample_noise(t, x.shape, generator)
         return torch.where(keep < self.alpha(t), x, noise)
@@ -300,9 +302,10 @@ class Process(ABC):
 # --- shapes -------------------------------------------------------------------------------------------------------
 
 
-def _time(t: Tensor | float, device: Any = None) -> Tensor:
+def check_time(t: Tensor | float, device: Any = None) -> Tensor:
+    """t in float64, refused outside [0, 1]; on a GPU it is not looked at, since that would wait for it."""
     t = torch.as_tensor(t, device=device).double()
-    if t.numel() and not (float(t.min()) >= 0.0 and float(t.max()) <= 1.0):
+    if t.device.type == "cpu" and t.numel() and not (float(t.min()) >= 0.0 and float(t.max()) <= 1.0):
         raise ValueError(f"t has to lie in [0, 1]; got {float(t.min()):g} to {float(t.max()):g}")
     return t
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Process, _time, check_vocabulary
+from .base import Process, check_time, check_vocabulary
 
 
 class HybridProcess(Process):
@@ -56,29 +56,29 @@ class HybridProcess(Process):
         return self.B * (t * (1 - t)) ** (self.gamma / 2 - 1) if self.B else torch.zeros_like(t)
 
     def alpha(self, t: Tensor) -> Tensor:
-        t = t.double()
+        t = check_time(t)
         return (1 - t) / (1 + self._c(t))
 
     def alpha_rate(self, t: Tensor) -> Tensor:
-        t = t.double()
+        t = check_time(t)
         c = self._c(t)
         slope = torch.where(t < 1, (1 - t) * self._c_over(t), 0.0)  # c / t
         return -(1 + c + slope * (self.gamma / 2) * (1 - 2 * t)) / (1 + c) ** 2
 
     def masses(self, t: Tensor) -> Tensor:
-        t = t.double()
+        t = check_time(t)
         c = self._c(t)
         return torch.stack([t, c], dim=-1) / (1 + c)[..., None]
 
     def rate_masses(self, t: Tensor) -> Tensor:
-        t = t.double()
+        t = check_time(t)
         c = self._c(t)
         uniform = self._c_over(t) * (self.gamma / 2 + (1 - self.gamma) * t)
         return torch.stack([1 / (1 - t), uniform], dim=-1) / (1 + c)[..., None]
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Closed form: 1/(t(1-t)) on masks, (gamma/2 + (1-gamma) t)/(t(1-t)) on other noise, little where z = x."""
-        t = _time(t, z.device)
+        t = check_time(t, z.device)
         c, n = self._c(t), self.vocab_size - 1
         mask = 1 / (t * (1 - t))
         share = self.gamma / 2 + (1 - self.gamma) * t
@@ -138,13 +138,13 @@ class UniformProcess(Process):
         self.vocab_size = vocab_size
 
     def alpha(self, t: Tensor) -> Tensor:
-        return 1 - t.double()
+        return 1 - check_time(t)
 
     def alpha_rate(self, t: Tensor) -> Tensor:
         return -torch.ones_like(t, dtype=torch.float64)
 
     def masses(self, t: Tensor) -> Tensor:
-        return t.double()[..., None]
+        return check_time(t)[..., None]
 
     def rate_masses(self, t: Tensor) -> Tensor:
         return 1 / (1 - t.double())[..., None]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .base import Process, check_vocabulary
+from .base import Process, check_time, check_vocabulary
 
 Schedule = Callable[[Tensor], Tensor]
 
@@ -52,13 +52,13 @@ class MixtureProcess(Process):
         self._vectors = vectors / vectors.sum(-1, keepdim=True)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._alpha(t.double())
+        return self._alpha(check_time(t))
 
     def alpha_rate(self, t: Tensor) -> Tensor:
         return _derivative(self._alpha, t)
 
     def masses(self, t: Tensor) -> Tensor:
-        return torch.stack([beta(t.double()) for beta in self._masses], dim=-1)
+        return torch.stack([beta(check_time(t)) for beta in self._masses], dim=-1)
 
     def rate_masses(self, t: Tensor) -> Tensor:
         slopes = torch.stack([_derivative(beta, t) for beta in self._masses], dim=-1)

@@ -30,8 +30,12 @@ def next_token_batch(tokens: Tensor, loss_mask: Tensor | None, process: Process)
 
 
 def cross_entropy(logits: Tensor, x: Tensor, process: Process) -> Tensor:
-    """(B, L) float32 -ln softmax(logits)_x over the vocabulary without padding and mask token; inf where x is that."""
-    real = logits[..., : process.vocab_size].float()
+    """(B, L) -ln softmax(logits)_x over the vocabulary without padding and mask token, inf where x is that.
+
+    float64 for float64 logits, else float32.
+    """
+    real = logits[..., : process.vocab_size]
+    real = real if real.dtype == torch.float64 else real.float()
     if process.mask_id is not None:
         never = torch.arange(process.vocab_size, device=real.device) == process.mask_id
         real = real.masked_fill(never, -torch.inf)

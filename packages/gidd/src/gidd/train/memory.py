@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..process import Process
+from .autoregressive import next_token_batch
 from .noise import NoiseOptions, noisy_batch
 from .optim import AveragedWeights, learning_rate_factor, make_optimizer, parameter_groups, set_learning_rate
 from .parallel import World
@@ -39,6 +40,7 @@ def train_model(
     fused: bool | str = "auto",
     precision: str = "fp32",
     noise: NoiseOptions | None = None,
+    kind: str = "diffusion",
     seed: int = 0,
     callback: Callable[[int, StepResult], None] | None = None,
 ) -> list[StepResult]:
@@ -51,6 +53,7 @@ def train_model(
     batches : (N, L) sequences, of which ``batch_size`` are drawn a step with replacement; or step -> (B, L) ids; or an
         iterable of (B, L) ids.
     ema : decay of the average of the weights, which the model holds at the end; None for the last weights.
+    kind : "diffusion", or "autoregressive" to predict the next token; see :class:`.Objective`.
     seed : of times, noise and dropout, and of the batches drawn from (N, L).
 
     Other parameters are those of :class:`gidd.TrainConfig`.
@@ -72,7 +75,9 @@ def train_model(
     process.validate()
     device = next(model.parameters()).device
     world = World(device)
-    objective = Objective(model, process, weighting=weighting, w_max=w_max, impl=impl, fused=fused, precision=precision)
+    objective = Objective(
+        model, process, weighting=weighting, w_max=w_max, impl=impl, fused=fused, precision=precision, kind=kind
+    )
     update = make_optimizer(parameter_groups(model, weight_decay), optimizer, lr, betas, eps)
     parameters = [p for group in update.param_groups for p in group["params"]]
     average = None if ema is None else AveragedWeights(parameters, ema)
@@ -85,7 +90,11 @@ def train_model(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for step in range(steps):
-            batch = noisy_batch(next_batch(step).to(device), None, process, seed, step, options=noise)
+            x = next_batch(step).to(device)
+            if kind == "autoregressive":
+                batch = next_token_batch(x, None, process)
+            else:
+                batch = noisy_batch(x, None, process, seed, step, options=noise)
             set_learning_rate(update, lr * learning_rate_factor(step, steps, warmup, shape, final))
             result = train_step(objective, parameters, update, [batch], clip, world)
             results.append(result)
