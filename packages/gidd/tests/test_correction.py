@@ -193,6 +193,17 @@ def test_bad_arguments_are_named(options, message):
         self_correct(agree, PROCESS, torch.zeros(1, 3, dtype=torch.long), **options)
 
 
+def test_tokens_have_to_be_sequences_of_a_batch():
+    flat = torch.zeros(3, dtype=torch.long)
+    for call in (
+        lambda: self_correct(agree, PROCESS, flat),
+        lambda: gibbs(agree, PROCESS, flat, 0.5, 1),
+        lambda: token_error_probs(agree, PROCESS, flat),
+    ):
+        with pytest.raises(ValueError, match=r"tokens have to be \(B, L\); got shape \(3,\)"):
+            call()
+
+
 def test_empty_batches_pass_through():
     assert self_correct(agree, PROCESS, torch.zeros(0, 3, dtype=torch.long)).tokens.shape == (0, 3)
     assert gibbs(agree, PROCESS, torch.zeros(0, 3, dtype=torch.long), 0.5, 3).shape == (0, 3)

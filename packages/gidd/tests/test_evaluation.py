@@ -93,18 +93,20 @@ def test_experiments_of_the_accelerator_run_anywhere(tmp_path):
     text.write_text("\n\n".join(f"one two three, line {i} of a text that repeats itself" for i in range(400)))
     prepare(f"files:{text}", "char", tmp_path / "corpus")
     profile = replace(
-        GPU, kernel_tokens=(16, 32), loss_vocab=256, loss_repeats=2, speed_model="tiny", speed_vocab=300, speed_batch=1,
-        speed_length=8, speed_steps=2, data=str(tmp_path / "corpus"), corpus_model="tiny", corpus_length=8,
-        corpus_batch=2, corpus_steps=2, corpus_samples=3, corpus_times=(2,), corpus_corrections=2,
+        GPU, kernel_tokens=(16, 32), loss_vocab=256, loss_repeats=2, speed_rows=16, speed_columns=64,
+        speed_widths=(32, 1, 2), speed_vocab=300, speed_batch=1, speed_length=8, speed_steps=2,
+        data=str(tmp_path / "corpus"), corpus_widths=(32, 1, 2), corpus_length=8, corpus_batch=2, corpus_steps=2,
+        corpus_samples=3, corpus_times=(2,), corpus_corrections=2,
     )  # fmt: skip
-    found = run(profile, 0, tmp_path / "out", only=["kernels", "throughput", "corpus"], device="cpu")
+    found = run(profile, 0, tmp_path / "out", only=["kernels", "speed", "throughput", "corpus"], device="cpu")
     assert {c["id"] for c in found["claims"]} == {
-        "corpus-correction-hybrid", "corpus-correction-masked", "corpus-difference", "corpus-batching",
+        "speed-sampling", "speed-correction", "corpus-correction-hybrid", "corpus-correction-masked",
+        "corpus-difference", "corpus-batching",
     }  # fmt: skip
-    names = " ".join(m["name"] for m in found["metrics"])
-    assert "kernels, byte floor: 32 × 256" in names
-    assert "training speed, DiT tiny" in names
-    assert {c["peer_name"].split(" (")[0] for c in found["comparisons"]} == {"reference", "cross-entropy"}
+    assert "kernels, byte floor: 32 × 256, float32" in {m["name"] for m in found["metrics"]}
+    assert {c["peer_name"].split(" (")[0] for c in found["comparisons"]} == {
+        "reference", "cross-entropy", "one pass of the network", "one at a time", "cross-entropy, no noise",
+    }  # fmt: skip
 
 
 def test_planted_errors_and_their_scores():

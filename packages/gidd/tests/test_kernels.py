@@ -168,6 +168,17 @@ def edges(device):
         finite = all(bool(torch.isfinite(v).all()) for v in (kl, is_div, out))
         good[f"{name}: ends"] = finite and abs(float(kl[1])) < 1e-12 and not bool(out[1].abs().max() > 1e-7)
         good[f"{name}: forbidden"] = not bool(out[:, 40:60].any())
+        # The model excludes x itself, under the mask where there is one: IS at z = x is infinite without noise, no NaN.
+        t[:] = 0.5
+        logits[0, x[0]] = logits[1, x[1]] = -torch.inf
+        z = torch.stack([x[0], x[1] if process.mask_id is None else torch.full_like(x[1], process.mask_id)])
+        terms = token_terms(x, z, t, process, "none", 1.0)
+        kl, is_div = triton_divergences(logits, terms, vocabulary, out, terms.weight)
+        wanted = torch.empty_like(logits, dtype=torch.float64)
+        scratch = torch.empty(2, *logits.shape, dtype=torch.float64, device=device)
+        block = divergences(logits.double(), terms, vocabulary, scratch, wanted, terms.weight)
+        pairs = ((kl, block.kl), (is_div, block.is_div), (out.double(), wanted))
+        good[f"{name}: x excluded"] = all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs)
         none = triton_divergences(logits[:0], terms.rows(slice(0, 0)), vocabulary, out[:0], terms.weight[:0])
         good[f"{name}: empty"] = len(none[0]) == len(none[1]) == 0
     return good

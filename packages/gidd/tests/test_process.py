@@ -384,6 +384,8 @@ def test_dictionaries_make_the_same_process_again() -> None:
         (lambda: SNRProcess.preset("spicy", 6, 5), "spicy"),
         (lambda: MixtureProcess(3, lambda t: 1 - t, [lambda t: t], [torch.ones(4)]), "measures"),
         (lambda: MixtureProcess(3, lambda t: 1 - t, [lambda t: t], [-torch.ones(3)]), "measure"),
+        (lambda: MixtureProcess(3, lambda t: 1 - t, [], []), "measures"),
+        (lambda: HybridProcess(6, 5, 0.1, float("inf")), "gamma"),
         (lambda: MixtureProcess(3, lambda t: 1 - t, [lambda t: t], [torch.ones(3)], mask_id=2), "mask"),
     ],
 )
@@ -404,5 +406,9 @@ def test_bad_calls_are_named() -> None:
         p.q_sample(x, torch.full((2,), 1.5))
     with pytest.raises(ValueError, match="does not fit"):
         p.q_sample(x, torch.full((3,), 0.5))
+    with pytest.raises(ValueError, match="w_max has to be positive"):
+        p.loss_weight(x, x, torch.full((2, 1), 0.5), w_max=-1.0)
+    with pytest.raises(ValueError, match=r"t has to lie in \[0, 1\]; got -0.5"):
+        p.elbo_weight(x, x, torch.full((2, 1), -0.5))
     with pytest.raises(ValueError, match="s < t"):
         p.transition(double(0.5), double(0.5))

@@ -1,7 +1,8 @@
 """Checkpoints: the package's own format, and the formats of others it can read.
 
 The native format is a folder with ``model.safetensors``, ``config.json`` (``{"architecture": ..., "config": {...}}``),
-``process.json`` and, where there is a tokenizer, its files. Also read, from safetensors:
+``process.json`` and, where there is a tokenizer, its files. Networks that :mod:`gidd.train` taught to predict the next
+token have ``"objective": "autoregressive"`` in ``config.json``, too. Also read, from safetensors:
 
 * ``gidd``: the authors' models on the Hub (arXiv:2503.04482), and the folders their training code writes;
 * ``gidd-easydel``: the follow-up's (arXiv:2512.10858);
@@ -48,7 +49,8 @@ State = dict[str, Tensor]
 class Checkpoint(NamedTuple):
     """What :func:`load_checkpoint` returns.
 
-    meta : "layout" (native, gidd, gidd-training, gidd-easydel, mdlm), "path", "architecture", "config".
+    meta : "layout" (native, gidd, gidd-training, gidd-easydel, mdlm), "path", "architecture", "config", "objective"
+        ("diffusion", or "autoregressive": such a network neither denoises nor samples here, it judges).
     """
 
     model: Backbone
@@ -133,12 +135,14 @@ def write_checkpoint(
     process: Process | None,
     tokenizer: TextTokenizer | None = None,
     state: Mapping[str, Tensor] | None = None,
+    objective: str = "diffusion",
 ) -> None:
     """Write the files of a native checkpoint into a folder that exists, and sync them; the caller renames it.
 
     Parameters
     ----------
     state : the model's state where it is not ``model.state_dict()``, e.g. gathered from other ranks, or averaged.
+    objective : "diffusion" or "autoregressive", what the model was trained for.
     """
     folder = Path(folder)
     architecture = getattr(model, "architecture", None)
@@ -147,7 +151,9 @@ def write_checkpoint(
             f"a {type(model).__name__} has no native checkpoint format (only {', '.join(ARCHITECTURES)})"
         )
     config: ModelConfig = model.config
-    texts = {CONFIG: {"architecture": architecture, "config": config.to_dict()}}
+    texts: dict[str, Any] = {CONFIG: {"architecture": architecture, "config": config.to_dict()}}
+    if objective != "diffusion":
+        texts[CONFIG]["objective"] = objective
     if process is not None:
         texts[PROCESS] = process.to_dict()
     tensors = {k: v.detach().cpu().contiguous() for k, v in (state or model.state_dict()).items()}
@@ -264,11 +270,15 @@ def _native(folder: Path, config: dict[str, Any], state: State, tokenizer: TextT
             f"{folder}: the process has {process.vocab_size} tokens, the model {model_config.padded_vocab_size}"
         )
     model = _build(architecture, model_config, state, folder)
-    return _Found(model, process, tokenizer, _meta("native", folder, architecture, model_config))
+    objective = config.get("objective", "diffusion")
+    return _Found(model, process, tokenizer, _meta("native", folder, architecture, model_config, objective))
 
 
-def _meta(layout: str, folder: Path, architecture: str, config: ModelConfig) -> dict[str, Any]:
-    return {"layout": layout, "path": str(folder), "architecture": architecture, "config": config.to_dict()}
+def _meta(
+    layout: str, folder: Path, architecture: str, config: ModelConfig, objective: str = "diffusion"
+) -> dict[str, Any]:
+    facts = {"layout": layout, "path": str(folder), "architecture": architecture, "config": config.to_dict()}
+    return {**facts, "objective": objective}
 
 
 def _layout_of(config: dict[str, Any], state: State, folder: Path) -> str:

@@ -41,7 +41,9 @@ def run_corpus(profile: Profile, rng: np.random.Generator, out: Path, device: st
     for p_u in NOISE:
         process = HybridProcess(corpus.vocab_size, corpus.mask_id, p_u)
         torch.manual_seed(seed)
-        model = DiT(DiTConfig.preset(profile.corpus_model, corpus.vocab_size, max_seq_len=length)).to(device)
+        hidden, layers, heads = profile.corpus_widths
+        sizes = dict(vocab_size=corpus.vocab_size, hidden=hidden, layers=layers, heads=heads, max_seq_len=length)
+        model = DiT(DiTConfig(**sizes)).to(device)
         if device == "cuda":
             for block in model.blocks:
                 block.compile()

@@ -33,9 +33,9 @@ class Profile:
     text_curve : further numbers of steps, sampled without correction.
     kernel_tokens : numbers of tokens of the kernel table.
     speed_rows, speed_columns : tokens and vocabulary of sampling and correction.
-    speed_model, speed_vocab, speed_batch, speed_length, speed_steps : training speed of one of the paper's networks.
+    speed_widths, speed_vocab, speed_batch, speed_length, speed_steps : training speed of one of the paper's networks.
     data : prepared corpus; None makes one of the Python standard library with ``corpus_tokenizer``.
-    corpus_model, corpus_length, corpus_batch, corpus_steps, corpus_rate : what is trained on it.
+    corpus_widths, corpus_length, corpus_batch, corpus_steps, corpus_rate : what is trained on it.
     corpus_samples, corpus_times, corpus_corrections : as for the squares.
     released, released_judge, released_tasks : the authors' checkpoints, a causal language model, tasks of lm_eval.
     released_texts, released_samples, released_steps, released_corrections, released_limit : how many of each.
@@ -74,14 +74,14 @@ class Profile:
     kernel_tokens: tuple[int, ...] = (8_192, 32_768)
     speed_rows: int = 512
     speed_columns: int = 1_024
-    speed_model: str = "small"
+    speed_widths: tuple[int, int, int] = (768, 12, 12)  # small
     speed_vocab: int = 50_258  # GPT-2 and a mask
     speed_batch: int = 64
     speed_length: int = 512
     speed_steps: int = 40
     data: str | None = None
     corpus_tokenizer: str = "bpe:4096"
-    corpus_model: str = "tiny"
+    corpus_widths: tuple[int, int, int] = (512, 8, 8)  # tiny
     corpus_length: int = 256
     corpus_batch: int = 128
     corpus_steps: int = 3_000

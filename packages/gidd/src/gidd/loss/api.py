@@ -149,8 +149,7 @@ def fused_linear_gidd_loss(
         # An eighth of the tokens, so that the logits of a chunk are an eighth of all, within what scratch allows.
         most = max(64, 16 * _scratch(hidden.device) // weight.shape[0])
         chunk = chunk_tokens or max(1, min(most, -(-len(rows) // 8)))
-        head = _EachFromHidden if reduction == "none" else _FromHidden
-        made = _apply(head, rows, weight, bias, terms, process, impl, chunk)
+        made = _apply(_FromHidden, rows, weight, bias, terms, process, impl, chunk, reduction == "none")
     return _output(*made, terms, flat, reduction, hidden.dtype)
 
 
@@ -164,38 +163,44 @@ def _dense(logits: Tensor, terms: TokenTerms, flat: _Flat, process: Process) -> 
 
 
 class _FromLogits(torch.autograd.Function):
-    """Per-token losses of (N, Vp) logits; the gradient is written in the forward pass, where the softmax is at hand."""
+    """Per-token losses of (N, Vp) logits; the gradient is written in the forward pass, where the softmax is at hand.
+
+    The first backward hands it on; another one, for which the logits are kept, makes it again.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, terms: TokenTerms, process: Process, impl: str, inplace: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        out = None
+        vocabulary = Vocabulary.of(process, logits.device)
+        ctx.gradient, ctx.inplace, ctx.rest = None, inplace, (terms, vocabulary, impl)
         if ctx.needs_input_grad[0]:
-            out = logits.detach() if inplace else torch.empty_like(logits)
-        kl, is_div = _blockwise(logits.detach(), terms, Vocabulary.of(process, logits.device), impl, out)
-        ctx.inplace = inplace
-        if inplace:
-            ctx.gradient = out
-        else:
-            ctx.save_for_backward(out)
+            ctx.gradient = logits.detach() if inplace else torch.empty_like(logits)
+        if not inplace:
+            ctx.save_for_backward(logits)
+        kl, is_div = _blockwise(logits.detach(), terms, vocabulary, impl, ctx.gradient)
         ctx.mark_non_differentiable(kl, is_div)
         return _weighted(terms.weight, kl + is_div), kl, is_div
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.inplace:
-            (gradient,) = ctx.saved_tensors
-            return _scaled(gradient, grad_loss), None, None, None, None
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            raise RuntimeError("with inplace_grad backward runs once, since it uses the logits up: set it to False")
+            if ctx.inplace:
+                raise RuntimeError("with inplace_grad backward runs once, since it uses the logits up: set it to False")
+            (logits,), (terms, vocabulary, impl) = ctx.saved_tensors, ctx.rest
+            gradient = torch.empty_like(logits)
+            _blockwise(logits, terms, vocabulary, impl, gradient)
         return gradient.mul_(grad_loss.to(gradient.dtype)[:, None]), None, None, None, None
 
 
 class _FromHidden(torch.autograd.Function):
-    """The sum of the losses from hidden states, and their parts; logits of a chunk live in scratch only."""
+    """The losses from hidden states, one for ``each`` token or their sum; logits of a chunk live in scratch only.
+
+    Gradients of the sum are made in the forward pass, where the logits are at hand; each loss may get another gradient,
+    so that backward makes the logits again, as it does when it runs again.
+    """
 
     @staticmethod
     def forward(
@@ -207,55 +212,34 @@ class _FromHidden(torch.autograd.Function):
         process: Process,
         impl: str,
         chunk: int,
+        each: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wanted = ctx.needs_input_grad[:3]
-        kl, is_div, gradients = _through_head(hidden, weight, bias, terms, process, impl, chunk, wanted, None)
-        ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(kl, is_div)
-        return _weighted(terms.weight, kl + is_div).sum(), kl, is_div
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if g is None else _scaled(g, grad_loss) for g in ctx.saved_tensors), None, None, None, None
-
-
-class _EachFromHidden(torch.autograd.Function):
-    """Per-token losses from hidden states; each may get another gradient, so that backward makes the logits again."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        terms: TokenTerms,
-        process: Process,
-        impl: str,
-        chunk: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        kl, is_div, _ = _through_head(hidden, weight, bias, terms, process, impl, chunk, (False,) * 3, None)
-        ctx.save_for_backward(hidden, weight, bias)
+        wanted = (False,) * 3 if each else ctx.needs_input_grad[:3]
         ctx.rest = (terms, process, impl, chunk)
+        kl, is_div, made = _through_head(hidden, weight, bias, terms, process, impl, chunk, wanted, None)
+        ctx.gradients = None if each else made
+        ctx.save_for_backward(hidden, weight, bias)
         ctx.mark_non_differentiable(kl, is_div)
-        return _weighted(terms.weight, kl + is_div), kl, is_div
+        loss = _weighted(terms.weight, kl + is_div)
+        return loss if each else loss.sum(), kl, is_div
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias = ctx.saved_tensors
-        terms, process, impl, chunk = ctx.rest
-        made = _through_head(hidden, weight, bias, terms, process, impl, chunk, ctx.needs_input_grad[:3], grad_loss)[2]
-        return *made, None, None, None, None
+        gradients, ctx.gradients = ctx.gradients, None
+        each = grad_loss.dim() > 0
+        if gradients is None:
+            hidden, weight, bias = ctx.saved_tensors
+            terms, process, impl, chunk = ctx.rest
+            wanted, scale = ctx.needs_input_grad[:3], grad_loss if each else None
+            gradients = _through_head(hidden, weight, bias, terms, process, impl, chunk, wanted, scale)[2]
+        if not each:
+            gradients = [None if g is None else g.mul_(grad_loss) for g in gradients]
+        return *gradients, None, None, None, None, None
 
 
 def _apply(function: Any, *arguments: Any) -> Any:
     return function.apply(*arguments)
-
-
-def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """The gradient times that of the sum () or of each token (N,); a new tensor, so that backward may run again."""
-    return gradient * (factor.to(gradient.dtype)[:, None] if factor.dim() else factor)
 
 
 def _blockwise(

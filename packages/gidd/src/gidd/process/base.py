@@ -143,6 +143,8 @@ class Process(ABC):
             of log-SNR, at most 1000).
         """
         t = _time(t, z.device)
+        if not 0 < w_max < float("inf"):
+            raise ValueError(f"w_max has to be positive and finite; got {w_max!r}")
         if scheme == "none":
             return self.elbo_weight(z, x, t)
         if scheme == "clip":

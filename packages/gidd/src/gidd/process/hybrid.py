@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Process, check_vocabulary
+from .base import Process, _time, check_vocabulary
 
 
 class HybridProcess(Process):
@@ -40,7 +40,7 @@ class HybridProcess(Process):
             raise ValueError("HybridProcess needs a mask_id; UniformProcess has no mask")
         if not 0.0 <= p_uniform < 1.0:
             raise ValueError(f"p_uniform has to lie in [0, 1); got {p_uniform!r}")
-        if not gamma > 0.0:
+        if not 0.0 < gamma < float("inf"):
             raise ValueError(f"gamma has to be positive, and at most 2 for a valid process; got {gamma!r}")
         if not 0.0 < t_eps < 0.5:
             raise ValueError(f"t_eps has to lie in (0, 0.5); got {t_eps!r}")
@@ -78,7 +78,7 @@ class HybridProcess(Process):
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Closed form: 1/(t(1-t)) on masks, (gamma/2 + (1-gamma) t)/(t(1-t)) on other noise, little where z = x."""
-        t = torch.as_tensor(t, device=z.device).double()
+        t = _time(t, z.device)
         c, n = self._c(t), self.vocab_size - 1
         mask = 1 / (t * (1 - t))
         share = self.gamma / 2 + (1 - self.gamma) * t

@@ -36,6 +36,8 @@ class MixtureProcess(Process):
         mask_id: int | None = None,
     ) -> None:
         check_vocabulary(vocab_size, mask_id)
+        if len(measures) == 0:
+            raise ValueError("measures have to be at least one vector: without noise there is no process")
         vectors = torch.stack([torch.as_tensor(u, dtype=torch.float64) for u in measures])
         if vectors.shape != (len(masses), vocab_size):
             raise ValueError(

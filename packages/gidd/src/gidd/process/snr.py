@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Process, check_vocabulary
+from .base import Process, _time, check_vocabulary
 
 PRESETS = {"masked": -1000.0, "low-uniform": -2.0, "balanced": 0.0, "high-uniform": 2.0, "uniform": 1000.0}
 
@@ -91,7 +91,7 @@ class SNRProcess(Process):
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The same divided by t (1 - t), with e^lambda = (1 - t) / t."""
-        t = torch.as_tensor(t, device=z.device).double()
+        t = _time(t, z.device)
         pi, rate = self._pi_and_rate(z, self.log_snr(t))
         return torch.where(rate > 0, rate / ((1 - t) * (t * pi + (1 - t) * (z == x))), 0.0)
 
@@ -104,7 +104,7 @@ class SNRProcess(Process):
 
     def loss_weight(self, z: Tensor, x: Tensor, t: Tensor, scheme: str = "dynamic", w_max: float = 1.0) -> Tensor:
         if scheme == "snr":
-            return self.snr_weight(z, x, self.log_snr(torch.as_tensor(t, device=z.device))).clamp(0.0, 1e3)
+            return self.snr_weight(z, x, self.log_snr(_time(t, z.device))).clamp(0.0, 1e3)
         return super().loss_weight(z, x, t, scheme, w_max)
 
     @cached_property

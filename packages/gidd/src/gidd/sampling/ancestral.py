@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..process import HybridProcess, Process
-from .predict import Model, clean_logits, draw, sharpen
+from .predict import Model, clean_logits, draw, sharpen, without_mask
 from .streams import Streams
 
 SAMPLERS = ("ancestral", "adaptive")
@@ -55,9 +55,12 @@ def time_grid(process: Process, steps: int, grid: str | Tensor | Sequence[float]
         exponent = float(power)
     except ValueError:
         exponent = -1.0
-    if kind != "power" or exponent <= 0:
+    if kind != "power" or not 0 < exponent < float("inf"):
         raise ValueError(f"grid {grid!r} is not auto, linear, cosine or power:k with k > 0")
-    return u**exponent
+    times = u**exponent
+    if bool((times.diff() >= 0).any()):
+        raise ValueError(f"grid {grid!r} has times so small that they are 0: with {steps} steps take a smaller power")
+    return times
 
 
 @torch.no_grad()
@@ -88,14 +91,14 @@ def sample(
     model : model(z (B, L) long, t (B,) float) -> logits (B, L, Vp).
     shape : (B, L).
     steps : T; the ancestral sampler calls the model exactly T times.
-    sampler : "ancestral", or "adaptive" (every step changes the positions where the model is surest that something else
-        belongs there).
+    sampler : "ancestral", or "adaptive" (every step draws the L / T positions anew where the model is surest that
+        something else belongs there; while nothing changes, the logits are not computed again).
     grid : see :func:`time_grid`.
     prompt : ids of a prefix, (P,) or (B, P), that is kept; or of whole sequences, (L,) or (B, L), with ``frozen``.
     frozen : (L,) or (B, L) bool: positions of ``prompt`` to keep, for infilling.
     temperature, top_p, top_k : of x_theta, before it is used.
     min_prob : entries of the posterior p(z_s | z_t) below it are dropped.
-    guidance : called as guidance(logits, z, t), returns the logits to use.
+    guidance : called as guidance(logits (B, L, V), z, t), returns the logits to use; the mask stays excluded.
     generator : seeds one stream of random numbers per sequence, so that a sequence does not depend on its batch.
     return_trajectory : keep the state at every time.
     callback : called as callback(step, t, z) after every step.
@@ -107,41 +110,71 @@ def sample(
     ValueError
         Arguments that do not fit.
     """
-    batch, length = _shape(shape)
+    batch, length = check_shape(shape)
+    way = Way(sampler, temperature, top_p, top_k, min_prob, guidance)
+    check_way(process, steps, way)
+    device = torch.device(device) if device is not None else device_of(model, prompt)
+    streams = Streams.of(generator, batch, device)
+    kept, values = keep(prompt, frozen, batch, length, process, device)
+    times = time_grid(process, steps, grid) if steps else torch.ones(1, dtype=torch.float64)
+    return denoise(model, process, times.to(device), kept, values, streams, way, return_trajectory, callback)
+
+
+class Way(NamedTuple):
+    """How to take steps; the arguments of :func:`sample` of these names."""
+
+    sampler: str
+    temperature: float
+    top_p: float | None
+    top_k: int | None
+    min_prob: float
+    guidance: Callable[[Tensor, Tensor, float], Tensor] | None = None
+
+
+def check_way(process: Process, steps: int, way: Way) -> None:
+    """Refuse arguments that do not fit, and processes with negative rates."""
     if not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps has to be a non-negative integer; got {steps!r}")
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
-    if not 0 <= min_prob < 1:
-        raise ValueError(f"min_prob has to lie in [0, 1); got {min_prob!r}")
+    if way.sampler not in SAMPLERS:
+        raise ValueError(f"sampler {way.sampler!r} is not one of {', '.join(SAMPLERS)}")
+    if not 0 <= way.min_prob < 1:
+        raise ValueError(f"min_prob has to lie in [0, 1); got {way.min_prob!r}")
     process.validate()
-    device = torch.device(device) if device is not None else _device_of(model, prompt)
-    streams = Streams.of(generator, batch, device)
-    one = torch.ones((), dtype=torch.float64, device=device)
-    z = process.noise_from(one, streams.uniform(length), streams.uniform(length))
-    kept, values = _kept(prompt, frozen, batch, length, process, device)
-    z = torch.where(kept, values, z)
+
+
+def denoise(
+    model: Model,
+    process: Process,
+    times: Tensor,
+    kept: Tensor,
+    values: Tensor,
+    streams: Streams,
+    way: Way,
+    return_trajectory: bool = False,
+    callback: Callable[[int, float, Tensor], None] | None = None,
+) -> SampleOutput:
+    """From the prior through falling ``times`` (T + 1,), with ``values`` (B, L) wherever ``kept`` (B, L)."""
+    length, steps = kept.shape[1], len(times) - 1
+    one = torch.ones((), dtype=torch.float64, device=kept.device)
+    z = torch.where(kept, values, process.noise_from(one, streams.uniform(length), streams.uniform(length)))
     states = [z]
-    if steps == 0 or batch == 0 or length == 0:
-        return SampleOutput(z, 0, z[None] if return_trajectory else None)
-    times = time_grid(process, steps, grid).to(device)
-    shaping: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    calls = 0
-    log_x = None
-    for i in range(steps):
+    calls, logits = 0, None
+    for i in range(steps if z.numel() else 0):
         t, s = times[i], times[i + 1]
-        if log_x is None:
+        if logits is None:
             logits = clean_logits(model, z, t, process)
             calls += 1
-            if guidance is not None:
-                logits = guidance(logits, z, float(t))
-            log_x = sharpen(logits, **shaping)
-        if sampler == "ancestral":
-            new, log_x_next = ancestral_step(process, z, log_x, s, t, streams, min_prob), None
+            if way.guidance is not None:
+                logits = without_mask(way.guidance(logits, z, float(t)), process)
+            log_x = sharpen(logits, way.temperature, way.top_p, way.top_k)
+        if way.sampler == "ancestral":
+            new = ancestral_step(process, z, log_x, s, t, streams, way.min_prob)
         else:
-            new = _adaptive_step(process, z, log_x, i, steps, streams, kept)
-            log_x_next = log_x if bool((new == z).all()) else None  # nothing changed: the same logits
-        z, log_x = torch.where(kept, values, new), log_x_next
+            new = _adaptive_step(process, z, logits, log_x, i, steps, streams, kept)
+        new = torch.where(kept, values, new)
+        if way.sampler == "ancestral" or not torch.equal(new, z):
+            logits = None
+        z = new
         if return_trajectory:
             states.append(z)
         if callback is not None:
@@ -181,38 +214,52 @@ def ancestral_step(
 
 
 def _adaptive_step(
-    process: Process, z: Tensor, log_x: Tensor, step: int, steps: int, streams: Streams, kept: Tensor
+    process: Process,
+    z: Tensor,
+    logits: Tensor,
+    log_x: Tensor,
+    step: int,
+    steps: int,
+    streams: Streams,
+    kept: Tensor,
 ) -> Tensor:
-    """Change the positions with the largest (max_v x(v) - x(z)) pi_1(z): as many as are left, shared over the steps."""
+    """Draw from log_x, where (max_v x(v) - x(z)) pi(z) is largest: L / T positions, in the last step all masks too.
+
+    x are the probabilities of ``logits``, whatever the temperature of the draw, and pi is the noise at the smallest
+    log-SNR of training (arXiv:2512.10858); under it visible tokens are replaced after masks, if noise can be visible.
+    """
     length = z.shape[1]
     u = streams.uniform(length)
-    one = torch.ones((), dtype=torch.float64, device=z.device)
-    p = log_x.exp()
-    gain = (p.amax(-1) - p.gather(-1, z[..., None])[..., 0]).double() * process.noise_at(z, one)
-    gain = gain.masked_fill(kept, 0.0)
-    count = -(-length // steps) if step < steps - 1 else length
-    order = gain.argsort(dim=1, descending=True, stable=True)[:, :count]
+    latest = torch.tensor(1 - process.t_eps, dtype=torch.float64, device=z.device)
+    x = logits.log_softmax(-1)
+    surer = x.amax(-1).exp() - x.gather(-1, z[..., None])[..., 0].exp()
+    gain = (surer.double() * process.noise_at(z, latest)).masked_fill(kept, 0.0)
+    order = gain.argsort(dim=1, descending=True, stable=True)[:, : -(-length // steps)]
     chosen = torch.zeros_like(kept).scatter_(1, order, True) & (gain > 0)
+    if step == steps - 1 and process.mask_id is not None:
+        chosen |= (z == process.mask_id) & ~kept
     new = z.clone()
     if bool(chosen.any()):
         new[chosen] = draw(log_x[chosen], u[chosen])
     return new
 
 
-def _shape(shape: Any) -> tuple[int, int]:
+def check_shape(shape: Any) -> tuple[int, int]:
+    """(batch, length) as integers, none of them negative."""
     if len(tuple(shape)) != 2 or any(int(n) != n or n < 0 for n in shape):
         raise ValueError(f"shape has to be (batch, length); got {shape!r}")
     return int(shape[0]), int(shape[1])
 
 
-def _device_of(model: Any, prompt: Tensor | None) -> torch.device:
+def device_of(model: Any, prompt: Tensor | None) -> torch.device:
+    """Where the model's parameters are, else the prompt."""
     if isinstance(model, torch.nn.Module):
         for parameter in model.parameters():
             return parameter.device
-    return prompt.device if prompt is not None else torch.device("cpu")
+    return prompt.device if isinstance(prompt, Tensor) else torch.device("cpu")
 
 
-def _kept(
+def keep(
     prompt: Tensor | None, frozen: Tensor | None, batch: int, length: int, process: Process, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(B, L) which positions are given, and their ids."""
@@ -225,7 +272,7 @@ def _kept(
     ids = process._ids(torch.as_tensor(prompt, device=device), "prompt")
     ids = ids[None].expand(batch, -1) if ids.dim() == 1 else ids
     if ids.dim() != 2 or len(ids) != batch or ids.shape[1] > length:
-        raise ValueError(f"prompt has shape {tuple(prompt.shape)}; it has to be (P,) or ({batch}, P), P <= {length}")
+        raise ValueError(f"prompt has shape {tuple(ids.shape)}; it has to be (P,) or ({batch}, P), P <= {length}")
     if frozen is None:
         kept[:, : ids.shape[1]] = True
     else:

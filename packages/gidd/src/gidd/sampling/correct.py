@@ -73,9 +73,7 @@ def self_correct(
     ValueError
         Arguments out of range; x0_kind="plain" for a process without noise on visible tokens.
     """
-    z = process._ids(tokens, "tokens")
-    if z.dim() != 2:
-        raise ValueError(f"tokens have to be (B, L); got shape {tuple(tokens.shape)}")
+    z = _tokens(tokens, process)
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
     for name, value, least in (
@@ -195,7 +193,7 @@ def gibbs(
         raise ValueError(f"select {select!r} is not 'random' or 'lowest'")
     if not isinstance(num_updates, int) or num_updates < 0:
         raise ValueError(f"num_updates has to be a non-negative integer; got {num_updates!r}")
-    z = process._ids(tokens, "tokens").clone()
+    z = _tokens(tokens, process).clone()
     time = _level(t, z)
     fixed = torch.zeros_like(z, dtype=torch.bool) if frozen is None else _frozen(frozen, z)
     streams = Streams.of(generator, len(z), z.device)
@@ -231,7 +229,7 @@ def token_error_probs(
     """
     if error_rate is not None and not 0 <= error_rate <= 1:
         raise ValueError(f"error_rate has to lie in [0, 1]; got {error_rate!r}")
-    z = process._ids(tokens, "tokens")
+    z = _tokens(tokens, process)
     time = _level(t0, z)
     p = clean_logits(model, z, t0, process).log_softmax(-1).gather(-1, z[..., None])[..., 0].double().exp()
     alpha, b = process.alpha(time).expand(z.shape), process.noise_at(z, time).expand(z.shape)
@@ -256,6 +254,13 @@ def _loo(logits: Tensor, z: Tensor, t: Tensor, process: Process, kind: str) -> T
         raise ValueError("x0_kind='plain' divides by the noise on visible tokens, which this process does not have")
     shift = torch.where(visible, torch.log1p(process.alpha(t) / b.clamp_min(1e-300)), 0.0).to(logits.dtype)
     return logits.scatter_add(-1, z[..., None], -shift[..., None])
+
+
+def _tokens(tokens: Tensor, process: Process) -> Tensor:
+    z = process._ids(tokens, "tokens")
+    if z.dim() != 2:
+        raise ValueError(f"tokens have to be (B, L); got shape {tuple(z.shape)}")
+    return z
 
 
 def _level(t: float, z: Tensor) -> Tensor:

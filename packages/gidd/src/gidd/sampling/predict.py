@@ -27,15 +27,19 @@ def clean_logits(model: Model, z: Tensor, t: Tensor | float, process: Process) -
             f"Vp >= {process.vocab_size}"
         )
     logits = logits[..., : process.vocab_size]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    if process.mask_id is not None:
-        logits = logits.index_fill(-1, torch.tensor([process.mask_id], device=z.device), -torch.inf)
-    return logits
+    return without_mask(logits if logits.dtype == torch.float64 else logits.float(), process)
+
+
+def without_mask(logits: Tensor, process: Process) -> Tensor:
+    """Logits (..., V) with the mask at -inf, a copy if there is a mask."""
+    if process.mask_id is None:
+        return logits
+    return logits.index_fill(-1, torch.tensor([process.mask_id], device=logits.device), -torch.inf)
 
 
 def sharpen(logits: Tensor, temperature: float = 1.0, top_p: float | None = None, top_k: int | None = None) -> Tensor:
     """Log-probabilities (..., V) after temperature, top-k and top-p; temperature 0 keeps the best token only."""
-    if temperature < 0:
+    if not temperature >= 0:
         raise ValueError(f"temperature has to be at least 0; got {temperature!r}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k has to be positive; got {top_k!r}")
@@ -43,8 +47,10 @@ def sharpen(logits: Tensor, temperature: float = 1.0, top_p: float | None = None
         raise ValueError(f"top_p has to lie in (0, 1]; got {top_p!r}")
     if temperature == 0:
         best = logits.argmax(-1, keepdim=True)
+        _require_numbers(logits.gather(-1, best))
         return torch.full_like(logits, -torch.inf).scatter_(-1, best, 0.0)
-    log_p = (logits / temperature).log_softmax(-1)
+    log_p = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+    _require_numbers(log_p[..., 0])  # one NaN makes the whole row NaN
     if top_k is not None and top_k < log_p.shape[-1]:
         least = log_p.topk(top_k, dim=-1).values[..., -1:]
         log_p = log_p.masked_fill(log_p < least, -torch.inf).log_softmax(-1)
@@ -54,6 +60,11 @@ def sharpen(logits: Tensor, temperature: float = 1.0, top_p: float | None = None
         drop = torch.zeros_like(log_p, dtype=torch.bool).scatter_(-1, index, before >= top_p)
         log_p = log_p.masked_fill(drop, -torch.inf).log_softmax(-1)
     return log_p
+
+
+def _require_numbers(values: Tensor) -> None:
+    if bool(values.isnan().any()):
+        raise FloatingPointError("the model's logits are NaN, or exclude every token: nothing can be drawn from them")
 
 
 def draw(log_p: Tensor, u: Tensor) -> Tensor:

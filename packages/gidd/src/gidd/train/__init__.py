@@ -1,5 +1,6 @@
 """Training: from a configuration and a corpus to checkpoints (`GiddTrainer`), or in memory (`train_model`)."""
 
+from .autoregressive import next_token_nll
 from .checkpoint import latest_step
 from .config import TrainConfig, load_config
 from .memory import train_model
@@ -19,6 +20,7 @@ __all__ = [
     "latest_step",
     "learning_rate_factor",
     "load_config",
+    "next_token_nll",
     "noisy_batch",
     "stratified_times",
     "train_model",

@@ -66,6 +66,7 @@ def save(
     objective: nn.Module,
     model: Backbone,
     process: Process,
+    kind: str,
     tokenizer: TextTokenizer | None,
     optimizer: torch.optim.Optimizer,
     average: AveragedWeights | None,
@@ -78,6 +79,7 @@ def save(
     Parameters
     ----------
     objective : module that holds ``model`` under this name, not wrapped by DDP.
+    kind : "diffusion" or "autoregressive", what the model was trained for.
 
     Raises
     ------
@@ -86,7 +88,7 @@ def save(
     """
     for pause in (*PAUSES, None):
         problem = _try_to_save(
-            root, step, objective, model, process, tokenizer, optimizer, average, trainer_state, keep, world
+            root, step, objective, model, process, kind, tokenizer, optimizer, average, trainer_state, keep, world
         )
         if problem is None:
             return root / f"step-{step}"
@@ -133,6 +135,7 @@ def _try_to_save(
     objective: nn.Module,
     model: Backbone,
     process: Process,
+    kind: str,
     tokenizer: TextTokenizer | None,
     optimizer: torch.optim.Optimizer,
     average: AveragedWeights | None,
@@ -155,7 +158,7 @@ def _try_to_save(
             temporary.mkdir()
             with torch.device("meta"):
                 blank = type(model)(model.config)
-            write_checkpoint(temporary, blank, process, tokenizer, weights)
+            write_checkpoint(temporary, blank, process, tokenizer, weights, kind)
         except OSError as error:
             problem = _reason(error)
     del weights

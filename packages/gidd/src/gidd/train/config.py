@@ -22,6 +22,7 @@ _ARCHITECTURES: dict[str, tuple[type[Backbone], type[DiTConfig] | type[ScalingCo
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class _Section(BaseModel):
@@ -117,7 +118,7 @@ class OptimizerSection(_Section):
 
     name: Literal["adamw", "laprop"] = "adamw"
     lr: Annotated[float, Field(gt=0.0)] = 5e-4
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.99)
+    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.99)
     eps: Annotated[float, Field(gt=0.0)] = 1e-9
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.02
     clip: Annotated[float, Field(gt=0.0)] = 1.0
@@ -148,7 +149,7 @@ class LossSection(_Section):
     p_independent: Share = 0.0
     p_prompt: Share = 0.0
     p_infill: Share = 0.0
-    max_empty_frac: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    max_empty_frac: Decay = 0.0
 
     @model_validator(mode="after")
     def _exclusive(self) -> Self:
@@ -188,6 +189,8 @@ class TrainConfig(_Section):
     """A training run.
 
     out : folder of checkpoints and logs.
+    objective : "diffusion", or "autoregressive": the next-token cross-entropy of the same network with a causal mask,
+        for baselines and judges; of the process only the mask token and of ``loss`` nothing matters then.
     precision : "bf16" computes in bfloat16 where that is safe; weights and optimizer are float32 either way.
     parallel : under torchrun, "ddp" copies the model, "fsdp2" shards it; "auto" is ddp.
     compile : compile each block.
@@ -207,6 +210,7 @@ class TrainConfig(_Section):
     """
 
     out: str
+    objective: Literal["diffusion", "autoregressive"] = "diffusion"
     seed: Count = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"

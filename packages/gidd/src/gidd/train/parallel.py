@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+
+SETTLE = 10.0  # seconds; usually it takes none
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
+    _lent: list[weakref.ref[Tensor]] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def main(self) -> bool:
@@ -33,16 +38,30 @@ class World:
         if self.size == 1:
             return [float(value) for value in values]
         total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return [float(value) for value in total]
+        return [float(value) for value in self._reduce(total, dist.ReduceOp.SUM)]
 
     def max(self, value: int) -> int:
         """The largest over all processes."""
         if self.size == 1:
             return value
-        largest = torch.tensor(value, device=self.device)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        return int(largest)
+        return int(self._reduce(torch.tensor(value, device=self.device), dist.ReduceOp.MAX))
+
+    def _reduce(self, value: Tensor, op: Any) -> Tensor:
+        dist.all_reduce(value, op=op)
+        self._lent[:] = [ref for ref in self._lent if ref() is not None]
+        self._lent.append(weakref.ref(value))
+        return value
+
+    def settle(self) -> None:
+        """Wait until gloo's threads have let go of every tensor that was reduced; the last thing before leaving.
+
+        They do so some time after a reduction is done, and take Python's lock for it. A process that ends meanwhile
+        aborts ("terminate called without an active exception"). Destroying the process group would wait for these
+        threads, but once a model was sharded, a cache in torch keeps its device mesh, and that the group, for ever.
+        """
+        deadline = time.monotonic() + SETTLE
+        while any(ref() is not None for ref in self._lent) and time.monotonic() < deadline:
+            time.sleep(0.001)
 
 
 @contextmanager
@@ -58,9 +77,12 @@ def joined(device: str) -> Iterator[World]:
     ours = not dist.is_initialized()
     if ours:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    world = World(place, dist.get_rank(), dist.get_world_size())
     try:
-        yield World(place, dist.get_rank(), dist.get_world_size())
+        yield world
     finally:
+        if place.type == "cpu":
+            world.settle()
         if ours:
             dist.destroy_process_group()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..loss import fused_linear_gidd_loss, gidd_loss
 from ..process import Process
+from .autoregressive import cross_entropy
 from .noise import NoisyBatch
 from .parallel import World, synced
 
@@ -25,6 +26,8 @@ class Objective(nn.Module):
     model : ``model(z, t) -> logits``; with ``hidden`` and ``head`` (as :class:`gidd.models.Backbone`) it can be fused.
     fused : compute head and loss together; "auto" from ``FUSED_FROM`` tokens on.
     precision : "fp32", or "bf16" for autocast.
+    kind : "diffusion", or "autoregressive" for batches of :func:`next_token_batch`: loss and "ELBO" are then both the
+        cross-entropy, and weighting, w_max, impl and fused do not matter.
     """
 
     def __init__(
@@ -37,11 +40,13 @@ class Objective(nn.Module):
         impl: str = "auto",
         fused: bool | str = "auto",
         precision: str = "fp32",
+        kind: str = "diffusion",
     ) -> None:
         super().__init__()
         self.model, self.process = model, process
         self.weighting, self.w_max, self.impl, self.precision = weighting, w_max, impl, precision
-        able = hasattr(model, "hidden") and hasattr(model, "head")
+        self.autoregressive = kind == "autoregressive"
+        able = hasattr(model, "hidden") and hasattr(model, "head") and not self.autoregressive
         self.fused = able and process.vocab_size >= FUSED_FROM if fused == "auto" else bool(fused)
         if self.fused and not able:
             raise ValueError(f"a {type(model).__name__} has no hidden states to fuse the loss with: set fused=False")
@@ -62,6 +67,10 @@ class Objective(nn.Module):
             out: Tensor = run(*given)
         if x is None:
             return out
+        if self.autoregressive:
+            nll = cross_entropy(out, x, self.process)
+            loss = (nll if keep is None else torch.where(keep, nll, 0.0)).sum()
+            return loss, loss.detach().double()
         if self.fused:
             head: Any = self.model.head
             weight, bias = head.weight, head.bias
@@ -83,7 +92,8 @@ class StepResult(NamedTuple):
     """Means over the tokens of the global batch that count.
 
     loss : weighted, what is minimised.
-    elbo : integrand of the negative ELBO, nats per token; noisy, but its mean over steps is the path integral.
+    elbo : integrand of the negative ELBO, nats per token; noisy, but its mean over steps is the path integral. Of an
+        autoregressive model: the loss.
     tokens : how many tokens count.
     grad_norm : before clipping.
     finite : False: loss or gradient were not, and nothing was changed.

@@ -25,6 +25,7 @@ from ..likelihood import elbo
 from ..models import Backbone
 from ..process import Process
 from . import checkpoint
+from .autoregressive import cross_entropy, next_token_batch
 from .config import TrainConfig
 from .logs import Journal, Progress
 from .noise import NoiseOptions, NoisyBatch, noisy_batch
@@ -53,7 +54,8 @@ class FitResult(NamedTuple):
     """How a training ended.
 
     loss, elbo : of the last step, per token.
-    validation : {"val_nelbo", "val_nelbo_path", "val_ppl", "val_ppl_path"} of the last validation, or {}.
+    validation : {"val_nelbo", "val_nelbo_path", "val_ppl", "val_ppl_path"} of the last validation, or {}; of an
+        autoregressive model {"val_nll", "val_ppl"}.
     checkpoint : the last folder written.
     skipped : steps whose loss was not finite.
     """
@@ -122,6 +124,8 @@ class _Run:
 
     config: TrainConfig
     corpus: Corpus
+    data: TokenDataset
+    held_out: TokenDataset | None
     process: Process
     model: Backbone
     objective: Objective
@@ -141,6 +145,10 @@ def _prepare(config: TrainConfig, world: World, resume: str | Path | None, init_
     parts = _num_parts(config, world)
     found = _find(config, resume)
     corpus = open_corpus(config.data.path)
+    data = TokenDataset(corpus, "train", config.data.length, config.data.mode, config.seed)
+    held_out = None
+    if config.validation.every:
+        held_out = TokenDataset(corpus, "val", config.data.length, config.data.mode, config.seed)
     process = _process(config, corpus)
     options = NoiseOptions(
         config.loss.p_independent,
@@ -149,6 +157,12 @@ def _prepare(config: TrainConfig, world: World, resume: str | Path | None, init_
         config.loss.max_empty_frac,
         corpus.pad_id,
     )
+    if config.objective == "autoregressive":
+        for name in ("p_independent", "p_prompt", "p_infill", "max_empty_frac"):
+            if getattr(config.loss, name):
+                raise ConfigError(f"loss.{name}: an autoregressive model has no noise; leave it out")
+        if config.loss.fused is True:
+            raise ConfigError("loss.fused: there is no fused loss of an autoregressive model; use auto or false")
     if options.max_empty_frac and options.pad_id is None:
         raise ConfigError(f"loss.max_empty_frac: the tokenizer of {corpus.path} has no padding token")
     torch.manual_seed(config.seed)
@@ -168,6 +182,7 @@ def _prepare(config: TrainConfig, world: World, resume: str | Path | None, init_
         impl=config.loss.impl,
         fused=config.loss.fused,
         precision=config.precision,
+        kind=config.objective,
     )
     blocks = list(getattr(model, "blocks", []))
     if config.compile:
@@ -180,7 +195,9 @@ def _prepare(config: TrainConfig, world: World, resume: str | Path | None, init_
     )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = None if o.ema is None else AveragedWeights(parameters, o.ema)
-    run = _Run(config, corpus, process, model, objective, module, optimizer, parameters, average, options)
+    run = _Run(
+        config, corpus, data, held_out, process, model, objective, module, optimizer, parameters, average, options
+    )
     if found is not None:
         _resume(run, found, world)
     log.info("%d parameters, %d processes, %d parts per step", model.num_parameters(), world.size, parts)
@@ -253,6 +270,8 @@ def _resume(run: _Run, folder: Path, world: World) -> None:
         raise CheckpointError(
             f"{folder} was trained with the process {state.get('process')}, not {run.process.to_dict()}: use init_from"
         )
+    if before.get("objective", "diffusion") != run.config.objective:
+        raise CheckpointError(f"{folder} was trained with another objective than {run.config.objective}: use init_from")
     for section in ("seed", "model", "data", "optimizer", "schedule", "loss"):
         if before.get(section) != now[section]:
             log.warning("%s differs from the run resumed: %s, was %s", section, now[section], before.get(section))
@@ -294,9 +313,10 @@ def _fit(run: _Run, world: World, stop: _Stop, journal: Journal | None, progress
             if journal is not None:
                 journal.write(record)
         signum = world.max(stop.signum)
-        if config.validation.every and (run.step % config.validation.every == 0 or run.step == steps) and not signum:
-            validation = _validate(run, world)
-            progress.say(f"step {run.step}: validation {validation['val_nelbo']:.4f} nats/token")
+        due = config.validation.every and (run.step % config.validation.every == 0 or run.step == steps)
+        if run.held_out is not None and due and not signum:
+            validation = _validate(run, run.held_out, world)
+            progress.say(f"step {run.step}: validation {next(iter(validation.values())):.4f} nats/token")
             if journal is not None:
                 journal.write({"step": run.step, **validation})
             window.restart()
@@ -316,10 +336,9 @@ def _batches(run: _Run, world: World) -> Iterator[list[NoisyBatch]]:
     data, seed = run.config.data, run.config.seed
     num_parts = _num_parts(run.config, world)
     size = data.batch_size // world.size // num_parts
-    dataset = TokenDataset(run.corpus, "train", data.length, data.mode, seed)
     loader = iter(
         make_loader(
-            dataset,
+            run.data,
             size,
             rank=world.rank,
             world_size=world.size,
@@ -336,6 +355,9 @@ def _batches(run: _Run, world: World) -> Iterator[list[NoisyBatch]]:
         for i in range(num_parts):
             batch = next(loader)
             tokens, mask = (batch[name].to(world.device, non_blocking=True) for name in ("tokens", "loss_mask"))
+            if run.config.objective == "autoregressive":
+                parts.append(next_token_batch(tokens, mask, run.process))
+                continue
             first = (i * world.size + world.rank) * size
             parts.append(noisy_batch(tokens, mask, run.process, seed, step, first, data.batch_size, run.options))
         yield parts
@@ -381,6 +403,7 @@ def _save(run: _Run, world: World) -> Path:
         objective=run.objective,
         model=run.model,
         process=run.process,
+        kind=run.config.objective,
         tokenizer=run.corpus.tokenizer(),
         optimizer=run.optimizer,
         average=run.average,
@@ -399,10 +422,12 @@ def _save(run: _Run, world: World) -> Path:
     )
 
 
-def _validate(run: _Run, world: World) -> dict[str, float]:
-    """The ELBO per token of the first validation sequences: the same draws every time, on any number of processes."""
-    v, data = run.config.validation, run.config.data
-    dataset = TokenDataset(run.corpus, "val", data.length, data.mode, run.config.seed)
+def _validate(run: _Run, dataset: TokenDataset, world: World) -> dict[str, float]:
+    """The ELBO per token of the first validation sequences: the same draws every time, on any number of processes.
+
+    Of an autoregressive model, the cross-entropy.
+    """
+    v, autoregressive = run.config.validation, run.config.objective == "autoregressive"
     num = min(v.sequences, len(dataset))
     batches = [range(start, min(start + v.batch_size, num)) for start in range(0, num, v.batch_size)]
     total = torch.zeros(3, dtype=torch.float64)
@@ -412,24 +437,40 @@ def _validate(run: _Run, world: World) -> dict[str, float]:
         for first in range(0, len(batches), world.size):
             number = first + world.rank
             batch = dataset.__getitems__(batches[min(number, len(batches) - 1)])
-            out = elbo(
-                run.objective,
-                batch["tokens"].to(world.device),
-                run.process,
-                num_times=v.num_times,
-                loss_mask=batch["loss_mask"].to(world.device),
-                generator=torch.Generator().manual_seed(_word(run.config.seed, number)),
-            )
+            tokens, mask = (batch[name].to(world.device) for name in ("tokens", "loss_mask"))
+            if autoregressive:
+                sums = _next_token_sums(run, tokens, mask)
+            else:
+                out = elbo(
+                    run.objective,
+                    tokens,
+                    run.process,
+                    num_times=v.num_times,
+                    loss_mask=mask,
+                    generator=torch.Generator().manual_seed(_word(run.config.seed, number)),
+                )
+                sums = torch.stack([out.nelbo.sum(), out.nelbo_path.sum(), out.num_tokens.sum().double()])
             if number < len(batches):
-                total += torch.stack([out.nelbo.sum(), out.nelbo_path.sum(), out.num_tokens.sum().double()]).cpu()
+                total += sums.cpu()
         reshard(run.objective)
     run.objective.train()
-    nelbo, path, tokens = world.sum(*total.tolist())
-    if not tokens:
+    nelbo, path, count = world.sum(*total.tolist())
+    if not count:
         raise DataError(f"{run.corpus.path}: none of the first {num} validation sequences has a token that counts")
-    nelbo, path = nelbo / tokens, path / tokens
+    nelbo, path = nelbo / count, path / count
+    if autoregressive:
+        return {"val_nll": nelbo, "val_ppl": math.exp(min(nelbo, 700.0))}
     ppl = {name: math.exp(min(value, 700.0)) for name, value in (("val_ppl", nelbo), ("val_ppl_path", path))}
     return {"val_nelbo": nelbo, "val_nelbo_path": path, **ppl}
+
+
+@torch.no_grad()
+def _next_token_sums(run: _Run, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Nats twice, and the number of tokens that count, in float64."""
+    batch = next_token_batch(tokens, mask, run.process)
+    logits = run.objective(batch.z, batch.t, batch.attention_mask)
+    nats = cross_entropy(logits, tokens, run.process)[mask].double().sum()
+    return torch.stack([nats, nats, mask.sum().double()])
 
 
 class _Window:
