@@ -164,7 +164,8 @@ class GiddPipeline:
         length : tokens of a text, prompt included; default ``max_length``.
         seed : of the random numbers; text i draws its own.
         batch_size : texts at a time; does not change them.
-        options : of :func:`gidd.sample`: sampler, grid, temperature, top_p, top_k, min_prob, guidance, callback.
+        options : of :func:`gidd.sample`: sampler, grid, temperature, top_p, top_k, min_prob, guidance, callback; and
+            clean_prompts: the model was trained with clean prompts (p_prompt > 0), whose tokens see only one another.
 
         Returns
         -------
@@ -196,6 +197,7 @@ class GiddPipeline:
         length: int | None = None,
         seed: int = 0,
         batch_size: int = 32,
+        clean_prompts: bool = False,
         **options: Any,
     ) -> Tensor:
         """(N, length) ids that begin with the ids of each of N prompts; arguments as in :meth:`generate`."""
@@ -211,7 +213,7 @@ class GiddPipeline:
                 raise ValueError(f"prompt {i} has {len(ids)} tokens and leaves no room in a text of {length}")
             kept[i, : len(ids)] = True
             values[i, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-        return self._sample(values, kept, num_inference_steps, seed, batch_size, options)
+        return self._sample(values, kept, num_inference_steps, seed, batch_size, options, clean_prompts)
 
     def infill(
         self,
@@ -397,7 +399,14 @@ class GiddPipeline:
     # --- details ------------------------------------------------------------------------------------------------------
 
     def _sample(
-        self, values: Tensor, kept: Tensor, steps: int, seed: int, batch_size: int, options: dict[str, Any]
+        self,
+        values: Tensor,
+        kept: Tensor,
+        steps: int,
+        seed: int,
+        batch_size: int,
+        options: dict[str, Any],
+        clean_prompts: bool = False,
     ) -> Tensor:
         """One generator over all batches: it gives sequence i its seed, however many are drawn at a time."""
         _check_count("batch_size", batch_size, 1)
@@ -406,7 +415,7 @@ class GiddPipeline:
         for start in range(0, len(values), batch_size):
             part = slice(start, start + batch_size)
             drawn = sample(
-                self.model,
+                with_clean_prompts(self.model, kept[part].to(self.device)) if clean_prompts else self.model,
                 self.process,
                 (len(values[part]), values.shape[1]),
                 steps,
@@ -444,6 +453,15 @@ class GiddPipeline:
     def _fits(self, length: int, what: str) -> None:
         if length > self.max_length:
             raise ValueError(f"{what} has {length} tokens; the model takes {self.max_length}: cut it into parts")
+
+
+def with_clean_prompts(model: Model, clean: Tensor) -> Model:
+    """The model as it was trained with clean prompts: tokens of a prompt, ``clean`` (B, L), see only one another.
+
+    The model has to take ``attention_mask`` (B, L, L), as all networks of this package do.
+    """
+    may_look = ~clean[:, :, None] | clean[:, None, :]
+    return lambda z, t: model(z, t, attention_mask=may_look)  # type: ignore[call-arg]
 
 
 def by_length(items: Sequence[T], length: Callable[[T], int], work: Callable[[list[T]], list[Any]]) -> list[Any]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..likelihood import fractions, path_integrand, reconstruction_term, times_on_grid
 from ..models import Backbone, ScalingTransformer
-from ..pipeline import GiddPipeline, Model, by_length
+from ..pipeline import GiddPipeline, Model, by_length, with_clean_prompts
 from ..process import Process
 from ..sampling import Streams
 from ..sampling.predict import clean_logits
@@ -245,11 +245,11 @@ class GiddLM(LM):
 
     def _model(self, clean: Tensor) -> Model:
         """The network; if it knows clean prompts (B, L), they look at clean tokens only, as in its training."""
-        model = self.pipeline.model
-        if self.mode == "joint" or not isinstance(model, Backbone):
-            return model
-        may_look = ~clean[:, :, None] | clean[:, None, :]
-        return lambda z, t: model(z, t, attention_mask=may_look)
+        return with_clean_prompts(self.pipeline.model, clean) if self._clean_prompts else self.pipeline.model
+
+    @property
+    def _clean_prompts(self) -> bool:
+        return self.mode == "conditional" and isinstance(self.pipeline.model, Backbone)
 
     @torch.no_grad()
     def _greedy(self, requests: list[Request]) -> list[bool]:
@@ -288,6 +288,7 @@ class GiddLM(LM):
             length=first.length,
             seed=self.seed,
             batch_size=self.batch_size,
+            clean_prompts=self._clean_prompts,
             **first.options,
         ).tolist()
         tokenizer = self.pipeline.tokenizer
