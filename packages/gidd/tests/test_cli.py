@@ -411,7 +411,7 @@ BAD = {
         ("sample", "model", "--out", "x.jsonl", "--prompt", "0", "--prompt-file", "p"),
         "--prompt and --prompt-file exclude each other",
     ),
-    "long prompt": (("sample", "model", "--out", "x.jsonl", "--prompt", "0 " * 12), "prompt has shape (12,)"),
+    "long prompt": (("sample", "model", "--out", "x.jsonl", "--prompt", "0 " * 12), "prompt has shape (16, 12)"),
     "no samples": (("correct", "model", "none.jsonl", "--out", "x.jsonl"), "none.jsonl: No such file"),
     "not json": (("correct", "model", "bad.jsonl", "--out", "x.jsonl"), "bad.jsonl, line 2: not JSON"),
     "foreign ids": (("correct", "model", "far.jsonl", "--out", "x.jsonl"), "holds the id 77, outside [0, 4)"),

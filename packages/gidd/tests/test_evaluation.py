@@ -39,6 +39,10 @@ TINY = replace(
     text_times=(2,),
     text_curve=(1,),
     text_corrections=2,
+    text_widths=(16, 1, 2),
+    text_held_out=(8, 8),
+    speed_rows=16,
+    speed_columns=64,
     workers=1,
 )
 

@@ -30,6 +30,7 @@ class Profile:
     text_steps, text_batch, text_length, text_seeds, text_noise : King James text, characters.
     text_widths : (hidden, layers, heads).
     text_samples, text_times, text_corrections : as for the squares.
+    text_held_out : (windows, times) of the likelihood of held-out text.
     text_curve : further numbers of steps, sampled without correction.
     kernel_tokens : numbers of tokens of the kernel table.
     speed_rows, speed_columns : tokens and vocabulary of sampling and correction.
@@ -70,6 +71,7 @@ class Profile:
     text_times: tuple[int, ...]
     text_curve: tuple[int, ...]
     text_corrections: int
+    text_held_out: tuple[int, int]
     workers: int
     kernel_tokens: tuple[int, ...] = (8_192, 32_768)
     speed_rows: int = 512
@@ -132,6 +134,7 @@ QUICK = Profile(
     text_times=(),
     text_curve=(),
     text_corrections=0,
+    text_held_out=(64, 64),
     workers=2,
 )
 FULL = replace(

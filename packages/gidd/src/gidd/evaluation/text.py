@@ -33,7 +33,6 @@ from .training import Task, train_all
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 V, MASK = len(ALPHABET) + 1, len(ALPHABET)
 ORDER = 7
-HELD_OUT_WINDOWS = 64
 SHOWN = 6  # texts of each model on the sample sheet
 
 
@@ -85,7 +84,7 @@ def run_text(profile: Profile, rng: np.random.Generator, out: Path, device: str 
         for p_u, weighting, seed in settings
     ]
     runs = [_Run(*setting, model) for setting, model in zip(settings, train_all(tasks, profile.workers), strict=True)]
-    starts = rng.integers(len(held_out) - profile.text_length, size=HELD_OUT_WINDOWS)
+    starts = rng.integers(len(held_out) - profile.text_length, size=profile.text_held_out[0])
     windows = held_out[starts[:, None] + np.arange(profile.text_length)].astype(np.int64)
     experiment = Experiment()
     _likelihood(experiment, profile, runs, torch.as_tensor(windows, device=device))
@@ -121,7 +120,9 @@ def _likelihood(experiment: Experiment, profile: Profile, runs: list[_Run], x: T
             continue
         process = HybridProcess(V, MASK, run.p_u)
         with torch.no_grad():
-            found = elbo(run.model, x, process, num_times=64, generator=torch.Generator().manual_seed(0))
+            found = elbo(
+                run.model, x, process, num_times=profile.text_held_out[1], generator=torch.Generator().manual_seed(0)
+            )
         per = x.shape[1]
         bound[run.p_u, run.weighting, run.seed] = float(found.nelbo.mean()) / per
         if run.weighting == "dynamic":
