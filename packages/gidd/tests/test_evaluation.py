@@ -9,7 +9,7 @@ import pytest
 from gidd import ConfigError
 from gidd.data import prepare
 from gidd.errors import ExperimentError
-from gidd.evaluation import run
+from gidd.evaluation import run, speed
 from gidd.evaluation.detection import auc, calibration_error, plant
 from gidd.evaluation.profiles import FULL, GPU, PROFILES, QUICK
 from gidd.evaluation.report import Claim, bootstrap_difference, holds
@@ -45,6 +45,14 @@ TINY = replace(
     speed_columns=64,
     workers=1,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_timings():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "SEQUENCES", 3)
+        patch.setattr(speed, "CORRECTIONS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
