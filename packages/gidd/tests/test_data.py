@@ -25,7 +25,7 @@ from gidd.data import (
     python_stdlib_files,
     train_bpe,
 )
-from gidd.data.loader import ShardedBatches, shuffled
+from gidd.data.loader import AHEAD, ShardedBatches, shuffled
 from gidd.errors import ConfigError, DataError
 from gidd.eval.latin import is_valid
 from gidd.eval.ngram import NGramJudge
@@ -39,7 +39,9 @@ def text_corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     for i in range(60):
         (folder / f"{i:02}.txt").write_text(chr(ord("A") + i) * (5 + i))
-    return prepare(f"files:{folder}/*.txt", "char", folder / "corpus", held_out=0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # which files are held out depends on their paths
+        return prepare("files:*.txt", "char", folder / "corpus", held_out=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -480,6 +482,21 @@ def test_interrupted_run_goes_on_exactly_where_it_stopped(text_corpus, workers, 
     if endless:
         restarted = iter(loader(start=5 * 8))
         assert equal(tokens_of(next(restarted) for _ in range(5)), expected[5:10])
+
+
+def test_batches_of_workers_are_those_of_no_workers(text_corpus):
+    data = TokenDataset(text_corpus, "train", 16)
+    loaders = [iter(make_loader(data, 8, seed=7, workers=w, endless=True)) for w in (0, 2)]
+    whole = 0
+    # Beyond the number of batches whose indices are computed at once.
+    for _ in range(AHEAD + 6):
+        here, there = (next(loader) for loader in loaders)
+        assert here.keys() == there.keys()
+        for name, value in here.items():
+            assert there[name].dtype == value.dtype
+            assert torch.equal(there[name], value)
+        whole += bool(here["loss_mask"].all())
+    assert 0 < whole < AHEAD + 6
 
 
 def test_state_goes_over_to_another_number_of_ranks(text_corpus):

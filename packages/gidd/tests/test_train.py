@@ -10,6 +10,7 @@ import sys
 import time
 from itertools import chain, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from gidd.train import (
     latest_step,
     learning_rate_factor,
     load_config,
+    logs,
     next_token_nll,
     noisy_batch,
     step,
@@ -61,7 +63,9 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     for i in range(60):
         (folder / f"{i:02}.txt").write_text("abcdefgh"[i % 5 :][: 1 + i % 3] * (3 + i % 5))
-    prepare(f"files:{folder}/*.txt", "char", folder / "data", held_out=0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # which files are held out depends on their paths
+        prepare("files:*.txt", "char", folder / "data", held_out=0.2)
     return str(folder / "data")
 
 
@@ -199,6 +203,47 @@ def test_a_logger_that_is_not_installed(tmp_path, corpus, monkeypatch, key, valu
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=f"logging.{key} needs: pip install"):
         fit(values(corpus, tmp_path / "run", logging={key: value}))
+
+
+def test_numbers_reach_tensorboard_and_wandb_as_they_are_in_the_journal(corpus, tmp_path, monkeypatch):
+    """Steps whose loss was not finite have no loss to show."""
+    board, bias, calls = [], [], []
+
+    class Writer:
+        def __init__(self, folder):
+            assert folder == str(tmp_path / "run/tensorboard")
+
+        def add_scalar(self, name, value, step):
+            board.append((step, name, float(value)))
+
+        def close(self):
+            calls.append("board")
+
+    run = SimpleNamespace(log=lambda numbers, step: bias.append((step, numbers)), finish=lambda: calls.append("bias"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **more: calls.append(more) or run))
+    plain = step.gidd_loss
+
+    def poisoned(logits, *rest, **more):
+        calls.append("step")
+        return plain(logits * (math.nan if calls.count("step") == 2 else 1.0), *rest, **more)
+
+    monkeypatch.setattr(step, "gidd_loss", poisoned)
+    made = values(corpus, tmp_path / "run", logging={"tensorboard": True, "wandb": "mine"}, schedule={"steps": 3})
+    fit(made)
+    told = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [line["loss"] is None for line in told] == [False, True, False]
+    expected = [
+        (line["step"], name, value)
+        for line in told
+        for name, value in line.items()
+        if name != "step" and value is not None
+    ]
+    assert board == expected
+    assert [(at, name, value) for at, numbers in bias for name, value in numbers.items()] == expected
+    assert calls[0]["project"] == "mine"
+    assert calls[0]["config"]["optimizer"]["lr"] == 1e-2
+    assert {"board", "bias"} <= {call for call in calls if isinstance(call, str)}
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
@@ -475,6 +520,40 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(full, tmp_path, monkeypa
     assert same(weights(tmp_path / "run/step-6"), weights(Path(full[0]["out"]) / "step-6"))
 
 
+def test_ctrl_c_in_a_terminal_spares_the_loader_until_the_checkpoint_is_written(corpus, tmp_path):
+    """The signal goes to all processes of the group, workers included; the run saves, and can go on."""
+    out, config = tmp_path / "run", tmp_path / "run.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            values(corpus, out, data={"workers": 1}, schedule={"steps": 100_000}, checkpoint={"every": 5000})
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, WORKER, config, "--alone", "--", "seed=0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not records_so_far(out) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert "TrainingInterrupted: SIGINT" in said
+    assert "DataLoader" not in said
+    assert "KeyboardInterrupt" not in said
+    found = latest_step(out)
+    start = checkpoint.read_trainer_state(found)["step"]
+    assert start == max(records(out))
+    assert fit(values(corpus, out, schedule={"steps": start + 1}), resume="auto").step == start + 1
+
+
+def records_so_far(out):
+    path = Path(out) / "log.jsonl"
+    return path.exists() and path.read_text().count("\n")
+
+
 class Killed(BaseException):
     """Not caught anywhere: leaves the disk as kill -9 would."""
 
@@ -576,6 +655,17 @@ def test_a_full_disk_is_tried_again_and_then_reported(corpus, tmp_path, monkeypa
         fit(made)
     assert latest_step(tmp_path / "run").name == "step-3"
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_costs_records_but_not_the_run(corpus, tmp_path, monkeypatch, caplog):
+    made = values(corpus, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/log.jsonl").symlink_to("/dev/full")
+    monkeypatch.setattr(logs, "_truncate", lambda *_: None)
+    assert fit(made).step == 6
+    assert latest_step(tmp_path / "run").name == "step-6"
+    assert "cannot write the record of step 1" in caplog.text
 
 
 def test_what_cannot_be_resumed(full, corpus, tmp_path):
@@ -753,11 +843,12 @@ def test_two_processes_do_what_one_does(corpus, tmp_path):
             expected = {k: v for k, v in records(alone["out"], key).items() if not name.startswith("widened") or k > 3}
             found = records(tmp_path / name, key)
             assert found.keys() == expected.keys(), (name, key)  # written once, by the main process
-            assert found == pytest.approx(expected, abs=1e-5), (name, key)
+            # Sums in another order differ in the last bits, and Adam makes more of that with every step.
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-5), (name, key)
         for key, value in weights(tmp_path / "alone/step-6").items():
             torch.testing.assert_close(weights(tmp_path / name / "step-6")[key], value, rtol=1e-3, atol=1e-4)
     # Back to one process.
     shutil.copytree(tmp_path / "fsdp2/step-3", tmp_path / "narrowed/step-3")
     fit({**alone, "out": str(tmp_path / "narrowed")}, resume="auto")
     expected = {k: v for k, v in records(alone["out"]).items() if k > 3}
-    assert records(tmp_path / "narrowed") == pytest.approx(expected, abs=1e-5)
+    assert records(tmp_path / "narrowed") == pytest.approx(expected, rel=1e-4, abs=1e-5)

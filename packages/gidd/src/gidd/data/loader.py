@@ -7,6 +7,7 @@ stopped, also on another number of processes, and starts at once however large t
 from __future__ import annotations
 
 import math
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from ..errors import DataError
 from .prepared import Corpus
 
 MODES = ("crop", "pack", "pad")
+AHEAD = 64  # batches whose indices are computed at once
 
 
 class TokenDataset(Dataset[dict[str, Tensor]]):
@@ -140,17 +142,23 @@ class ShardedBatches(Sampler[list[int]]):
         self.seed, self.shuffle, self.endless = seed, shuffle, endless
         self.start = start
 
-    def batch(self, position: int) -> list[int]:
-        """This rank's indices when ``position`` samples of the stream have gone, over all ranks and epochs."""
-        first = position + self.rank * self.batch_size
-        positions = np.arange(first, first + self.batch_size)
-        last = (position // self.size + 1) * self.size - 1
-        beyond = np.zeros(self.batch_size, dtype=bool) if self.endless else positions > last
+    @property
+    def step(self) -> int:
+        """Samples of the stream that a batch of every rank takes."""
+        return self.batch_size * self.world_size
+
+    def ahead(self, position: int, count: int) -> NDArray[np.int64]:
+        """(count, B) indices of this rank's batches from where ``position`` samples of the stream have gone."""
+        begin = position + self.step * np.arange(count)[:, None]
+        positions = begin + self.rank * self.batch_size + np.arange(self.batch_size)
+        last = (begin // self.size + 1) * self.size - 1
+        beyond = np.zeros_like(positions, dtype=bool) if self.endless else positions > last
         epoch, number = np.divmod(np.where(beyond, last, positions), self.size)
         if self.shuffle:
-            number = shuffled(number, self.size, _mix(epoch.astype(np.uint64) ^ _mix(np.uint64(self.seed % 2**64))))
+            key = _mix(epoch.astype(np.uint64) ^ _mix(np.uint64(self.seed % 2**64)))
+            number = shuffled(number.ravel(), self.size, key.ravel()).reshape(number.shape)
         index = epoch * self.size + number
-        return np.where(beyond, ~index, index).tolist()
+        return np.where(beyond, ~index, index)
 
     def __iter__(self) -> _Position:
         return _Position(self)
@@ -158,7 +166,7 @@ class ShardedBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         if self.endless:
             raise TypeError("an endless stream of batches has no length")
-        return -(-self.size // (self.batch_size * self.world_size))
+        return -(-self.size // self.step)
 
 
 class _Position(Iterator[list[int]]):
@@ -168,6 +176,8 @@ class _Position(Iterator[list[int]]):
         self.batches = batches
         self.position: int | None = None
         self.end: int | None = None
+        self._known = np.empty((0, batches.batch_size), dtype=np.int64)
+        self._known_from = 0
 
     def __next__(self) -> list[int]:
         # The first step decides where this pass begins, since loaders create more iterators than they use.
@@ -176,13 +186,19 @@ class _Position(Iterator[list[int]]):
         assert self.position is not None
         if self.end is not None and self.position >= self.end:
             raise StopIteration
-        indices = self.batches.batch(self.position)
-        self.position += self.batches.batch_size * self.batches.world_size
+        indices = self._indices(self.position)
+        self.position += self.batches.step
         if self.end is not None:
             self.position = min(self.position, self.end)
         if self.batches.endless:
             self.batches.start = self.position
         return indices
+
+    def _indices(self, position: int) -> list[int]:
+        row, rest = divmod(position - self._known_from, self.batches.step)
+        if rest or not 0 <= row < len(self._known):
+            self._known, self._known_from, row = self.batches.ahead(position, AHEAD), position, 0
+        return self._known[row].tolist()
 
     def _begin(self, position: int) -> None:
         self.position = position
@@ -251,7 +267,12 @@ def make_loader(
         # torchdata 0.11 calls a function that newer versions of torch warn about.
         warnings.filterwarnings("ignore", message=".*set_vital")
         return StatefulDataLoader(
-            dataset, batch_sampler=batches, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin_memory
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=_packed,
+            pin_memory=pin_memory,
+            worker_init_fn=_deaf,
         )
 
 
@@ -289,5 +310,28 @@ def _mix(x: Any) -> Any:
         return x ^ (x >> np.uint64(31))
 
 
-def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch
+def _deaf(worker: int) -> None:
+    """Ctrl-C goes to all processes of a terminal; what it means is up to the one that owns the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _packed(batch: dict[str, Tensor]) -> Any:
+    """The batch; from a worker, something that becomes the batch where it arrives.
+
+    Tensors travel as shared memory, two files a batch. That takes longer than copying a few thousand numbers.
+    """
+    return batch if get_worker_info() is None else _Parcel(batch)
+
+
+class _Parcel:
+    def __init__(self, batch: dict[str, Tensor]) -> None:
+        self.batch = batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        mask = self.batch["loss_mask"].numpy()
+        return _unpacked, (self.batch["tokens"].numpy().astype(np.int32), None if mask.all() else mask)
+
+
+def _unpacked(tokens: NDArray[np.int32], mask: NDArray[np.bool_] | None) -> dict[str, Tensor]:
+    counts = np.ones(tokens.shape, dtype=bool) if mask is None else mask
+    return {"tokens": torch.from_numpy(tokens.astype(np.int64)), "loss_mask": torch.from_numpy(counts)}

@@ -94,7 +94,8 @@ def save(
             return root / f"step-{step}"
         if pause is None:
             break
-        log.warning("cannot write the checkpoint of step %d (%s): next attempt in %g s", step, problem, pause)
+        if world.main:
+            log.warning("cannot write the checkpoint of step %d (%s): next attempt in %g s", step, problem, pause)
         time.sleep(pause)
     raise CheckpointError(f"cannot write the checkpoint of step {step} to {root}: {problem}; older ones are untouched")
 

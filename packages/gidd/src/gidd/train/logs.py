@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import time
@@ -12,6 +13,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from .config import TrainConfig
+
+log = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 
@@ -29,14 +32,18 @@ class Journal:
         path = folder / LOG
         if path.exists():
             _truncate(path, start)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        # Without a buffer: what a full disk refused would be tried again, and fail again, when the file is closed.
+        self._file = path.open("ab", buffering=0)
         self._board: Any = _tensorboard(folder) if config.logging.tensorboard else None
         self._wandb: Any = _wandb(folder, config) if config.logging.wandb is not None else None
 
     def write(self, record: dict[str, Any]) -> None:
-        """One line; ``record`` has the key "step"."""
-        self._file.write(json.dumps(record) + "\n")
-        numbers = {name: value for name, value in record.items() if name != "step"}
+        """One line; ``record`` has the key "step". Where a disk is full it is lost, with a warning."""
+        try:
+            self._file.write((json.dumps(record) + "\n").encode())
+        except OSError as error:
+            log.warning("cannot write the record of step %d to %s: %s", record["step"], self._file.name, error)
+        numbers = {name: value for name, value in record.items() if name != "step" and value is not None}
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, record["step"])

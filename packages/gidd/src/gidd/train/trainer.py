@@ -273,7 +273,7 @@ def _resume(run: _Run, folder: Path, world: World) -> None:
     if before.get("objective", "diffusion") != run.config.objective:
         raise CheckpointError(f"{folder} was trained with another objective than {run.config.objective}: use init_from")
     for section in ("seed", "model", "data", "optimizer", "schedule", "loss"):
-        if before.get(section) != now[section]:
+        if before.get(section) != now[section] and world.main:
             log.warning("%s differs from the run resumed: %s, was %s", section, now[section], before.get(section))
     checkpoint.load(folder, run.objective, run.optimizer, run.average, world)
     # The optimizer's state has the old rates and decays in it; the configuration decides.
@@ -305,7 +305,7 @@ def _fit(run: _Run, world: World, stop: _Stop, journal: Journal | None, progress
         # Dropout is the only draw from torch's own generator.
         torch.manual_seed(_word(config.seed, run.step, world.rank))
         result = train_step(run.module, run.parameters, run.optimizer, parts, config.optimizer.clip, world)
-        _count(run, result)
+        _count(run, result, world)
         window.add(result)
         if run.step % config.logging.every == 0 or run.step == steps:
             record = window.close(run.step, lr, run.skipped)
@@ -364,7 +364,7 @@ def _batches(run: _Run, world: World) -> Iterator[list[NoisyBatch]]:
         step += 1
 
 
-def _count(run: _Run, result: StepResult) -> None:
+def _count(run: _Run, result: StepResult, world: World) -> None:
     """Step and samples go on whatever happened, so that a bad batch is not tried again."""
     if result.finite:
         if run.average is not None:
@@ -372,13 +372,14 @@ def _count(run: _Run, result: StepResult) -> None:
         run.updates += 1
         run.bad = []
     else:
-        log.warning(
-            "step %d skipped: loss %g, gradient norm %g, %d tokens",
-            run.step,
-            result.loss,
-            result.grad_norm,
-            result.tokens,
-        )
+        if world.main:
+            log.warning(
+                "step %d skipped: loss %g, gradient norm %g, %d tokens",
+                run.step,
+                result.loss,
+                result.grad_norm,
+                result.tokens,
+            )
         run.skipped += 1
         run.bad = [*run.bad, run.step]
     run.step += 1
