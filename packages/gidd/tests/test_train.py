@@ -40,7 +40,7 @@ from gidd.train import (
     train_model,
     trainer,
 )
-from gidd.train.config import parse_config
+from gidd.train.config import SHIPPED, parse_config, shipped_configs
 from gidd.train.noise import NoiseOptions
 from gidd.train.optim import AveragedWeights, make_optimizer, parameter_groups, set_learning_rate
 from gidd.train.parallel import World
@@ -852,3 +852,21 @@ def test_two_processes_do_what_one_does(corpus, tmp_path):
     fit({**alone, "out": str(tmp_path / "narrowed")}, resume="auto")
     expected = {k: v for k, v in records(alone["out"]).items() if k > 3}
     assert records(tmp_path / "narrowed") == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configuration_is_valid_and_says_how_to_get_its_data(name):
+    config = load_config(name, ["data.path=elsewhere"])
+    assert config.data.path == "elsewhere"
+    config.process.build(1000, 999).validate()
+    text = (SHIPPED / f"{name}.yaml").read_text()
+    assert f"gidd train {name}" in text
+    assert "# gidd data prepare" in text
+
+
+def test_a_file_goes_before_a_shipped_configuration_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="none of ours .*kjv, latin"):
+        load_config("mine")
+    Path("kjv").write_text("out: x\nmodel: {preset: tiny}\ndata: {path: a}\nschedule: {steps: 7}\n")
+    assert load_config("kjv").schedule.steps == 7

@@ -12,7 +12,9 @@ from .printing import quiet, show
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train; see the README.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file, or one of ours: kjv, latin, owt-small, ...")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes, as in optimizer.lr=1e-3.")
     ] = None,

@@ -19,6 +19,8 @@ _ARCHITECTURES: dict[str, tuple[type[Backbone], type[DiTConfig] | type[ScalingCo
     "scaling": (ScalingTransformer, ScalingConfig),
 }
 
+SHIPPED = Path(__file__).parents[1] / "configs"
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -228,11 +230,17 @@ class TrainConfig(_Section):
     logging: LoggingSection = LoggingSection()
 
 
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with the package."""
+    return sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
     """Read a YAML file and change some of its values.
 
     Parameters
     ----------
+    path : of the file, or one of :func:`shipped_configs`.
     overrides : "section.key=value", where the value is YAML, e.g. "optimizer.lr=1e-3" or "model.preset=small".
 
     Raises
@@ -240,8 +248,14 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
     ConfigError
         One line that names the file, every field that is wrong, and what it may be.
     """
+    file = Path(path)
+    if str(path) in shipped_configs() and not file.is_file():
+        file = SHIPPED / f"{path}.yaml"
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
+    except FileNotFoundError as error:
+        known = ", ".join(shipped_configs())
+        raise ConfigError(f"cannot read {path}: no such file, and none of ours ({known})") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
