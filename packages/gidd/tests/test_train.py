@@ -866,7 +866,7 @@ def test_shipped_configuration_is_valid_and_says_how_to_get_its_data(name):
 
 def test_a_file_goes_before_a_shipped_configuration_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="none of ours .*kjv, latin"):
+    with pytest.raises(ConfigError, match=r"none of ours .*kjv, latin"):
         load_config("mine")
     Path("kjv").write_text("out: x\nmodel: {preset: tiny}\ndata: {path: a}\nschedule: {steps: 7}\n")
     assert load_config("kjv").schedule.steps == 7

@@ -13,7 +13,7 @@ from .printing import quiet, show
 
 def train(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file, or one of ours: kjv, latin, owt-small, ...")
+        Path, typer.Argument(metavar="CONFIG", help="YAML file, or kjv, latin, owt-small, ...")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes, as in optimizer.lr=1e-3.")
