@@ -76,7 +76,7 @@ def loo_model(joint: Tensor, process: Process) -> Model:
     def model(z: Tensor, t: Tensor) -> Tensor:
         if z.dim() != 2 or z.shape[1] != L or t.shape != z.shape[:1]:
             raise ValueError(f"z has to be (B, {L}) and t (B,); got {tuple(z.shape)} and {tuple(t.shape)}")
-        ids = process._ids(z, "z").cpu()
+        ids = process.check_ids(z, "z").cpu()
         times, which = torch.unique(t.detach().double().cpu(), return_inverse=True)
         code = ids @ (V ** torch.arange(L - 1, -1, -1))
         probs = torch.zeros(len(z), L, V, dtype=torch.float64)

@@ -328,7 +328,7 @@ def _checked(
 ) -> tuple[Tensor, Tensor]:
     if x.dim() != 2:
         raise ValueError(f"x has to be (B, L); got shape {tuple(x.shape)}")
-    x = process._ids(x, "x")
+    x = process.check_ids(x, "x")
     if loss_mask is None:
         loss_mask = torch.ones_like(x, dtype=torch.bool)
     if loss_mask.shape != x.shape or loss_mask.dtype != torch.bool:

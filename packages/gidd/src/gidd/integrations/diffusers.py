@@ -121,7 +121,7 @@ class GiddScheduler(SchedulerMixin, ConfigMixin):
         """
         if self.num_inference_steps is None:
             raise ValueError("call set_timesteps before step")
-        z = self.process._ids(sample, "sample")
+        z = self.process.check_ids(sample, "sample")
         wanted = torch.as_tensor(timestep, dtype=torch.float64, device=self.timesteps.device)
         found = (self.timesteps == wanted).nonzero()
         if found.numel() != 1:
@@ -161,7 +161,7 @@ class GiddScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"noise has shape {tuple(noise.shape)}; it has to be {(3, *x.shape)}")
         if not bool(((t >= 0) & (t <= 1)).all()):
             raise ValueError(f"timesteps have to lie in [0, 1]; got {timesteps}")
-        x = self.process._ids(x, "original_samples")
+        x = self.process.check_ids(x, "original_samples")
         t = t.reshape(*t.shape, *[1] * (x.dim() - t.dim()))
         drawn = self.process.noise_from(t, noise[1], noise[2])
         return torch.where(noise[0] < self.process.alpha(t), x, drawn)

@@ -354,7 +354,7 @@ def _flatten(
     if t.numel() and not (float(t.min()) >= 0.0 and float(t.max()) <= 1.0):
         raise ValueError(f"t has to lie in [0, 1]; got {float(t.min()):g} to {float(t.max()):g}")
     keep = torch.ones(shape, dtype=torch.bool, device=x.device) if loss_mask is None else loss_mask
-    x, z = process._ids(x, "x"), process._ids(z, "z")
+    x, z = process.check_ids(x, "x"), process.check_ids(z, "z")
     if process.mask_id is not None and bool(((x == process.mask_id) & keep).any()):
         raise ValueError(f"x holds the mask token {process.mask_id}: clean tokens are never masked")
     number = max(keep.numel() if loss_mask is None else int(keep.sum()), 1)

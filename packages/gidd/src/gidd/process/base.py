@@ -98,7 +98,7 @@ class Process(ABC):
     def marginal(self, x: Tensor, t: Tensor) -> Tensor:
         """(..., V) q_t(. | x); x holds ids (...) or probabilities (..., V) with t of the shape (...)."""
         t = check_time(t, x.device)
-        p = x.double() if x.is_floating_point() else _one_hot(self._ids(x, "x"), self.vocab_size)
+        p = x.double() if x.is_floating_point() else _one_hot(self.check_ids(x, "x"), self.vocab_size)
         return self.alpha(t)[..., None] * p + self.noise_vector(t)
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ class Process(ABC):
 
         Where the model excludes z itself, so that nothing is left, z stays.
         """
-        z = self._ids(z, "z")
+        z = self.check_ids(z, "z")
         s, t = check_time(s, z.device), check_time(t, z.device)
         a, n = self.transition(s, t)
         stay = _one_hot(z, self.vocab_size)
@@ -179,7 +179,7 @@ class Process(ABC):
 
     def q_sample(self, x: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw z ~ q_t(. | x): ids of the shape of x, none a mask; t broadcasts from the left ((B,) or (B, L))."""
-        x = self._ids(x, "x")
+        x = self.check_ids(x, "x")
         if self.mask_id is not None and bool((x == self.mask_id).any()):
             raise ValueError(f"x holds the mask token {self.mask_id}: clean tokens are never masked")
         t = _left(check_time(t, x.device), x)
@@ -260,7 +260,8 @@ class Process(ABC):
     def _remedy(self) -> str:
         return ""
 
-    def _ids(self, ids: Tensor, name: str) -> Tensor:
+    def check_ids(self, ids: Tensor, name: str) -> Tensor:
+        """The ids as int64; ValueError naming ``name`` unless they are integers in [0, V)."""
         if ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(f"{name} has to hold integer token ids; got {ids.dtype}")
         if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < self.vocab_size):

@@ -269,7 +269,7 @@ def keep(
         if frozen is not None:
             raise ValueError("frozen says which tokens of prompt to keep: give prompt too")
         return kept, values
-    ids = process._ids(torch.as_tensor(prompt, device=device), "prompt")
+    ids = process.check_ids(torch.as_tensor(prompt, device=device), "prompt")
     ids = ids[None].expand(batch, -1) if ids.dim() == 1 else ids
     if ids.dim() != 2 or len(ids) != batch or ids.shape[1] > length:
         raise ValueError(f"prompt has shape {tuple(ids.shape)}; it has to be (P,) or ({batch}, P), P <= {length}")

@@ -257,7 +257,7 @@ def _loo(logits: Tensor, z: Tensor, t: Tensor, process: Process, kind: str) -> T
 
 
 def _tokens(tokens: Tensor, process: Process) -> Tensor:
-    z = process._ids(tokens, "tokens")
+    z = process.check_ids(tokens, "tokens")
     if z.dim() != 2:
         raise ValueError(f"tokens have to be (B, L); got shape {tuple(z.shape)}")
     return z
