@@ -12,9 +12,7 @@ from .printing import quiet, show
 
 
 def train(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file, or kjv, latin, owt-small, ...")
-    ],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or kjv, latin, owt-small, ...")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes, as in optimizer.lr=1e-3.")
     ] = None,

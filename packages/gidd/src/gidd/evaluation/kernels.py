@@ -13,7 +13,7 @@ from torch import Tensor
 from ..loss import gidd_loss
 from .loss import batch, noise, seconds
 from .profiles import Profile
-from .report import TARGET, Claim, Comparison, Experiment, Metric, t_interval
+from .report import TARGET, Claim, Comparison, Experiment, Metric, geometric_mean
 
 
 def run_kernels(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
@@ -73,17 +73,17 @@ def _table(experiment: Experiment, profile: Profile, rows: int, seed: int, devic
         if peer is not None and peer not in spent:
             continue
         ratio = np.array(spent[ours]) / floor if peer is None else np.array(spent[peer]) / np.array(spent[ours])
-        low, high = np.exp(t_interval(np.log(ratio)))
+        measured, interval = geometric_mean(ratio)
         experiment.claims.append(
             Claim(
                 id=f"kernels-{(peer or 'floor').replace(', ', '-')}-{rows}",
                 statement=f"{statement} ({rows} tokens)",
                 source=TARGET,
-                measured=float(np.exp(np.log(ratio).mean())),
+                measured=measured,
                 op=op,
                 value=target,
                 n=len(ratio),
-                ci=(float(low), float(high)),
+                ci=interval,
                 unit="×",
                 note=f"{where}; {profile.loss_repeats} in turns; floor {1e3 * floor:.2f} ms at the speed of a copy",
             )

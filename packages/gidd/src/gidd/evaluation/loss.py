@@ -17,7 +17,7 @@ from torch import Tensor
 from ..loss import fused_linear_gidd_loss, gidd_loss
 from ..process import HybridProcess
 from .profiles import Profile
-from .report import TARGET, Claim, Comparison, Experiment, Metric, t_interval
+from .report import TARGET, Claim, Comparison, Experiment, Metric, geometric_mean
 
 WIDTH = 256  # of the hidden states of the fused head
 HEAD_ROWS = 4  # times the tokens of the loss alone
@@ -123,18 +123,17 @@ def run_loss(profile: Profile, rng: np.random.Generator, out: Path, device: str 
             "Fused with the head it takes 1.15 times as long at most",
         ),
     ):
-        ratios = np.log(np.array(spent[ours]) / np.array(spent[peer]))
-        low, high = np.exp(t_interval(ratios))
+        measured, interval = geometric_mean(np.array(spent[ours]) / np.array(spent[peer]))
         experiment.claims.append(
             Claim(
                 id=f"loss-{name}",
                 statement=statement,
                 source=TARGET,
-                measured=float(np.exp(ratios.mean())),
+                measured=measured,
                 op=op,
                 value=value,
-                n=len(ratios),
-                ci=(float(low), float(high)),
+                n=profile.loss_repeats,
+                ci=interval,
                 unit="×",
                 note=f"geometric mean of {ours} / {peer} and its t interval; {setting}; same loss to 1e-4"
                 + (f"; {HEAD_ROWS * rows} tokens, width {WIDTH}" if name == "head" else ""),

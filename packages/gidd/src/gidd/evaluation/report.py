@@ -144,6 +144,13 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     return float(x.mean()) - half, float(x.mean()) + half
 
 
+def geometric_mean(ratios: ArrayLike) -> tuple[float, tuple[float, float]]:
+    """Geometric mean of positive ratios and its Student interval."""
+    logs = np.log(np.asarray(ratios, dtype=float))
+    low, high = np.exp(t_interval(logs))
+    return float(np.exp(logs.mean())), (float(low), float(high))
+
+
 def bootstrap_interval(
     rng: np.random.Generator,
     statistic: Callable[..., float],

@@ -22,7 +22,7 @@ from ..train.optim import make_optimizer, parameter_groups
 from ..train.parallel import World
 from ..train.step import Objective, train_step
 from .profiles import Profile
-from .report import TARGET, Claim, Comparison, Experiment, Metric, t_interval
+from .report import TARGET, Claim, Comparison, Experiment, Metric, geometric_mean, t_interval
 
 STEPS = 8  # of the sampler
 SEQUENCES, CELLS, CORRECTIONS = 32, 32, 8  # sequences to correct, their tokens, replacements in each
@@ -95,17 +95,16 @@ def run_throughput(profile: Profile, rng: np.random.Generator, out: Path, device
 
 
 def _ratio(turns: Turns, identifier: str, statement: str, op: str, value: float) -> Claim:
-    logs = np.log(turns.ours / turns.peer)
-    low, high = np.exp(t_interval(logs))
+    measured, interval = geometric_mean(turns.ours / turns.peer)
     return Claim(
         id=identifier,
         statement=statement,
         source=TARGET,
-        measured=float(np.exp(logs.mean())),
+        measured=measured,
         op=op,
         value=value,
-        n=len(logs),
-        ci=(float(low), float(high)),
+        n=len(turns.ours),
+        ci=interval,
         unit="×",
         note=f"{turns.name}, against {turns.peer_name}; geometric mean and its t interval",
     )
