@@ -1,0 +1,80 @@
+"""A workspace that can be changed, remembered and put back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import NamedTuple, Self
+
+
+class ExecResult(NamedTuple):
+    """What a command did; output is stdout and stderr together, head and tail kept where it was long."""
+
+    returncode: int
+    output: str
+    timed_out: bool = False
+    truncated: bool = False
+    wall_s: float = 0.0
+
+
+class Environment(ABC):
+    """Files and a shell, closed to everything else.
+
+    Attributes
+    ----------
+    cheap_snapshots : whether a snapshot after every action costs next to nothing; else they are taken at branch points
+        and the actions between are run again.
+    """
+
+    cheap_snapshots: bool = True
+
+    @abstractmethod
+    def exec(self, cmd: str | list[str], timeout: float | None = None, stdin: bytes | None = None) -> ExecResult:
+        """Run a command in the workspace; a str goes through a shell."""
+
+    @abstractmethod
+    def read_file(self, path: str) -> bytes:
+        """Bytes of a file below the workspace; EnvError if there is none or the path leads outside."""
+
+    @abstractmethod
+    def write_file(self, path: str, data: bytes) -> None:
+        """Write a file below the workspace, folders included."""
+
+    @abstractmethod
+    def remove_file(self, path: str) -> None:
+        """Delete a file below the workspace."""
+
+    @abstractmethod
+    def list_files(self) -> list[str]:
+        """Paths of all files, sorted, relative to the workspace."""
+
+    @abstractmethod
+    def snapshot(self) -> str:
+        """Remember the state; the same state has the same id."""
+
+    @abstractmethod
+    def restore(self, snapshot_id: str) -> None:
+        """Put a remembered state back."""
+
+    @abstractmethod
+    def diff(self) -> str:
+        """Unified diff from the state in which the workspace was made."""
+
+    @abstractmethod
+    def state_hash(self) -> str:
+        """Of all files, their modes and links: equal for equal trees."""
+
+    def clone(self) -> Environment:
+        """A second workspace with the same remembered states, for another worker."""
+        raise NotImplementedError(f"a {type(self).__name__} cannot be cloned: use workers=1")
+
+    def close(self) -> None:
+        """Let go of processes and folders."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Chat models, and what the search asks of them."""

@@ -1,0 +1,154 @@
+"""What the search asks of a model, whoever provides it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Role = Literal["act", "candidate", "critic", "summarize", "review"]
+StopReason = Literal["tool_use", "end_turn", "max_tokens", "refusal", "context", "error"]
+Block = dict[str, Any]
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One action: a tool and its arguments."""
+
+    name: str
+    input: dict[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+
+class Usage(NamedTuple):
+    """Tokens of one or several responses; ``output`` includes ``thinking``."""
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    thinking: int = 0
+
+    def __add__(self, other: object) -> Usage:  # type: ignore[override]
+        if not isinstance(other, Usage):
+            return NotImplemented
+        return Usage(*(a + b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def cache_efficiency(self) -> float:
+        """Share of the input that was read from the cache; 0 without input."""
+        total = self.cache_read + self.cache_write_5m + self.cache_write_1h + self.input
+        return self.cache_read / total if total else 0.0
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """One question to the model.
+
+    Attributes
+    ----------
+    role : "act" (the next action), "candidate" (a replacement), "critic", "summarize" or "review".
+    path : child indices from the root to the user node that is being extended.
+    sample : number of the draw among those of the same role and path.
+    system, messages, tools : as the Messages API has them; messages of a path are prefixes of those below it.
+    temperature : None where the provider has none, or for its default.
+    schema : JSON schema of the answer, where one is forced.
+    """
+
+    role: Role
+    path: tuple[int, ...]
+    sample: int = 0
+    system: str = ""
+    messages: Sequence[Message] = ()
+    tools: Sequence[dict[str, Any]] = ()
+    max_tokens: int = 4096
+    temperature: float | None = None
+    schema: dict[str, Any] | None = None
+    long_lived: int | None = None  # index of the message up to which the cache should last an hour
+
+
+@dataclass(frozen=True)
+class ModelResponse:
+    """What came back.
+
+    Attributes
+    ----------
+    content : the assistant's blocks, verbatim (thinking included), as they have to be sent back.
+    call : the first tool call, if any.
+    text : all text of the answer.
+    stop : why it ended.
+    detail : category of a refusal or message of an error.
+    """
+
+    content: Sequence[Block]
+    call: ToolCall | None
+    text: str
+    stop: StopReason
+    usage: Usage = Usage()
+    cost_usd: float | None = 0.0
+    detail: str = ""
+    model: str = ""
+    cache_miss: str = ""
+
+
+class Capabilities(NamedTuple):
+    """What a provider can do: a sampling temperature, prefix caching, native tools, counting tokens."""
+
+    temperature: bool = False
+    cache: bool = False
+    tools: bool = True
+    count_tokens: bool = False
+
+
+class ChatModel(ABC):
+    """A chat model with tools."""
+
+    name: str = "model"
+    capabilities: Capabilities = Capabilities()
+    context_window: int | None = None
+
+    @abstractmethod
+    def complete(self, request: ModelRequest) -> ModelResponse:
+        """Answer one request; ModelError if the provider refuses it for good."""
+
+    def complete_many(self, requests: Sequence[ModelRequest], share_prefix: bool = True) -> list[ModelResponse]:
+        """Answer several; with ``share_prefix`` the first alone, so that the others can read what it wrote to a cache."""
+        return [self.complete(request) for request in requests]
+
+
+class ScriptedModel(ChatModel):
+    """A model whose answers are a pure function of (role, path, sample), so that order and workers do not matter.
+
+    Parameters
+    ----------
+    policy : returns a :class:`ToolCall`, or a str for an answer in words. Calls cost nothing and count as calls.
+
+    Examples
+    --------
+    >>> model = ScriptedModel(lambda request: ToolCall("submit"))
+    >>> model.complete(ModelRequest("act", ())).call.name
+    'submit'
+    """
+
+    name = "scripted"
+    capabilities = Capabilities(temperature=True)
+
+    def __init__(self, policy: Callable[[ModelRequest], ToolCall | str]) -> None:
+        self.policy = policy
+
+    def complete(self, request: ModelRequest) -> ModelResponse:
+        """The policy's answer."""
+        return answered(self.policy(request), request, self.name)
+
+
+def answered(answer: ToolCall | str, request: ModelRequest, model: str) -> ModelResponse:
+    """An answer as a response without usage; the id of a tool call is a function of the request."""
+    if isinstance(answer, str):
+        return ModelResponse([{"type": "text", "text": answer}], None, answer, "end_turn", model=model)
+    identity = "_".join(["toolu", request.role, *map(str, request.path), str(request.sample)])
+    call = ToolCall(answer.name, answer.input, answer.id or identity)
+    block = {"type": "tool_use", "id": call.id, "name": call.name, "input": call.input}
+    return ModelResponse([block], call, "", "tool_use", model=model)

@@ -1,0 +1,210 @@
+"""Another action where one was tried before: told what followed, draw candidates, drop repetitions, let a critic choose."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..aci.base import Tool
+from ..config import DarsConfig
+from ..models.base import Block, ChatModel, ModelRequest, ModelResponse, ToolCall
+from ..tree import Node, Tree
+from .turns import Prompts, messages, with_text
+
+ANSWER = {
+    "type": "object",
+    "properties": {
+        "scores": {"type": "array", "items": {"type": "integer"}},
+        "notes": {"type": "array", "items": {"type": "string"}},
+        "index": {"type": "integer"},
+    },
+    "required": ["scores", "notes", "index"],
+    "additionalProperties": False,
+}
+
+
+@dataclass
+class Choice:
+    """An action to execute, with the assistant's turn it came in."""
+
+    call: ToolCall
+    content: list[Block]
+    text: str = ""
+    expansion: dict[str, Any] | None = None
+    flags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Drawn:
+    """What came of drawing: a choice, or none since all were rejected or the budget ended (``stopped``)."""
+
+    choice: Choice | None
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+
+
+def resample(
+    model: ChatModel,
+    critic: ChatModel,
+    prompts: Prompts,
+    tree: Tree,
+    node_id: int,
+    tools: Mapping[str, Tool],
+    config: DarsConfig,
+    spent: Callable[[ModelResponse], None],
+    stop: Callable[[], bool],
+) -> Drawn:
+    """A replacement for the actions tried at a node.
+
+    Samples are numbered through all alternatives of the node: those of alternative j begin at
+    (j - 1) k (1 + retries), so that they are a function of the path and not of the order of the search.
+    """
+    node = tree.nodes[node_id]
+    tried = tree.children(node_id)
+    told = feedback(prompts, tree, node_id, config)
+    turns = messages(tree, node_id, prompts, config.history)
+    turns = with_text(turns, told) if told else turns
+    seen = {canonical(ToolCall(child.tool, child.args), tools) for child in tried}
+    candidates: list[tuple[ToolCall, ModelResponse]] = []
+    rejected: list[dict[str, Any]] = []
+    k, rounds = config.candidates.k, 1 + config.candidates.retries
+    start = (len(tried) - 1) * k * rounds
+    for attempt in range(rounds):
+        if stop():
+            return Drawn(None, rejected, stopped=True)
+        requests = []
+        for i in range(k):
+            asked = turns
+            if (config.candidates.diversity and not model.capabilities.temperature and k > 1) or attempt:
+                asked = with_text(turns, prompts.render("diversity", number=i + 1, of=k, again=attempt > 0) or "")
+            requests.append(
+                ModelRequest(
+                    "candidate", tree.indices(node_id), start + attempt * k + i, prompts.system, asked, prompts.tools,
+                    config.max_tokens, config.candidates.temperature if model.capabilities.temperature else None,
+                )
+            )  # fmt: skip
+        for response in model.complete_many(requests):
+            spent(response)
+            if response.call is None:
+                rejected.append({"reason": "no tool call", "text": response.text[:200]})
+                continue
+            key = canonical(response.call, tools)
+            if config.dedupe.actions and key in seen:
+                rejected.append({"reason": "repeats an earlier action", "tool": response.call.name})
+                continue
+            candidates.append((response.call, response))
+        if candidates:
+            break
+    if not candidates:
+        return Drawn(None, rejected)
+    verdict = _judge(critic, prompts, tree, node, candidates, config, spent, stop)
+    call, response = candidates[verdict["index"]]
+    expansion = {
+        "candidates": [{"tool": c.name, "args": c.input, "text": r.text} for c, r in candidates],
+        "rejected": rejected,
+        "critic": verdict,
+        **({"feedback": told} if told else {}),
+        **({"kept_feedback": told} if told and config.feedback.keep else {}),
+    }
+    flags = ["critic_fallback"] if verdict["fallback"] else []
+    return Drawn(Choice(call, list(response.content), response.text, expansion, flags), rejected)
+
+
+def feedback(prompts: Prompts, tree: Tree, node_id: int, config: DarsConfig) -> str:
+    """What the model is told of the attempts at a node; by the kind of the first one."""
+    if not config.feedback.enabled:
+        return ""
+    tried = tree.children(node_id)
+    tried = tried if config.feedback.all_siblings else tried[:1]
+    kind = tried[0].kind
+    attempts = []
+    for child in tried:
+        line = list(tree.first_line(child.id))[: config.feedback.lookahead + 1]
+        followed = [] if kind in ("create", "submit") else line
+        attempts.append(
+            {
+                "tool": child.tool,
+                "args": child.args,
+                "steps": [
+                    {"tool": n.tool, "args": n.args, "observation": n.observation[-config.feedback.obs_chars :]}
+                    for n in followed
+                ],
+                "patch": line[-1].patch if line[-1].exit == "submit" and followed else "",
+            }
+        )
+    return prompts.render("feedback", kind=kind, attempts=attempts)
+
+
+def canonical(call: ToolCall, tools: Mapping[str, Tool]) -> str:
+    """Equal for actions that do the same: arguments in one order, Python compared by its syntax tree where it parses."""
+    tool = tools.get(call.name)
+    code = tool.code_arguments if tool is not None else ()
+    args = {
+        key: _syntax(value) if key in code and isinstance(value, str) else value for key, value in call.input.items()
+    }
+    return json.dumps([call.name, args], sort_keys=True, ensure_ascii=False)
+
+
+def _syntax(text: str) -> str:
+    try:
+        return ast.dump(ast.parse(text))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return text
+
+
+def _judge(
+    critic: ChatModel,
+    prompts: Prompts,
+    tree: Tree,
+    node: Node,
+    candidates: Sequence[tuple[ToolCall, ModelResponse]],
+    config: DarsConfig,
+    spent: Callable[[ModelResponse], None],
+    stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """{reply, index, fallback}: which candidate to take; the first, marked as a fallback, if no index can be read."""
+    if len(candidates) == 1:
+        return {"reply": "", "index": 0, "fallback": False}
+    shown = [{"tool": call.name, "args": call.input, "text": response.text} for call, response in candidates]
+    attempts = tree.children(node.id)
+    text = prompts.render(
+        "critic", issue=prompts.issue, attempts=attempts, candidates=shown, full=config.critic.context
+    )
+    full = config.critic.context == "full"
+    if full:
+        turns = with_text(messages(tree, node.id, prompts, config.history), text)
+    else:
+        turns = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    reply = ""
+    for sample in range(2):
+        if stop():
+            break
+        response = critic.complete(
+            ModelRequest(
+                "critic", tree.indices(node.id), 2 * (len(attempts) - 1) + sample, prompts.system if full else "",
+                turns, prompts.tools if full else (), config.max_tokens, schema=None if full else ANSWER,
+            )
+        )  # fmt: skip
+        spent(response)
+        reply = response.text
+        index = _index(response, len(candidates))
+        if index is not None:
+            return {"reply": reply, "index": index, "fallback": False}
+    return {"reply": reply, "index": 0, "fallback": True}
+
+
+def _index(response: ModelResponse, count: int) -> int | None:
+    if response.call is not None:
+        return None
+    try:
+        value = json.loads(response.text)
+        index = value["index"] if isinstance(value, dict) else value
+    except (ValueError, KeyError):
+        found = re.search(r"<index>\s*(-?\d+)\s*</index>", response.text)
+        index = int(found[1]) if found else None
+    valid = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < count
+    return index if valid else None

@@ -1,0 +1,104 @@
+"""The state of a search as a fold over its events: what is written to the log is all that a resumed run needs.
+
+Events
+------
+step : a node was made. ``pushed`` alternatives are then owed at its parent (it opened an expansion).
+exhausted : no new alternative could be found at ``node``; one that was owed is dropped.
+end : the path ends at ``node`` without a further action, for the reason ``exit``.
+spent : a model call that led to no node (format errors, failed draws).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import TreeFormatError
+from ..models.base import Usage
+from ..tree import Node, Tree
+
+Pending = tuple[int, int, int]  # (priority, seq, node): smallest first
+
+
+@dataclass
+class Expansion:
+    """A decision that was expanded: at which node, how deep, and the kind of the first action."""
+
+    node: int
+    depth: int
+    kind: str
+
+
+@dataclass
+class SearchState:
+    """Everything that decides what happens next.
+
+    Attributes
+    ----------
+    pending : alternatives owed, a heap.
+    open : nodes whose path is not finished, in the order in which they were made.
+    steps, calls, usage, cost_usd : spent so far; cost_usd is None once a price was unknown.
+    """
+
+    tree: Tree = field(default_factory=Tree)
+    order: str = "shallowest"
+    pending: list[Pending] = field(default_factory=list)
+    open: dict[int, None] = field(default_factory=lambda: {0: None})
+    expansions: list[Expansion] = field(default_factory=list)
+    seq: int = 0
+    steps: int = 0
+    calls: int = 0
+    usage: Usage = Usage()
+    cost_usd: float | None = 0.0
+
+    def apply(self, event: Mapping[str, Any]) -> Node | None:
+        """Take one event in; returns the node of a step."""
+        self.calls += int(event.get("calls", 0))
+        self.usage += Usage(*event.get("usage", ()))
+        cost = event.get("cost_usd", 0.0)
+        self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
+        kind = event["type"]
+        if kind == "step":
+            return self._step(event)
+        if kind == "exhausted":
+            self._drop(int(event["node"]))
+            self.tree.nodes[int(event["node"])].flags.append("exhausted")
+        elif kind == "end":
+            node = self.tree.nodes[int(event["node"])]
+            node.exit, node.terminal = str(event["exit"]), True
+            node.patch = event.get("patch", node.patch)
+            self.open.pop(node.id, None)
+        elif kind != "spent":
+            raise TreeFormatError(f"unknown event {kind!r}")
+        return None
+
+    def _step(self, event: Mapping[str, Any]) -> Node:
+        node = Node.from_record(event["node"])
+        parent = self.tree.nodes[node.parent or 0]
+        if event.get("parent_snapshot"):
+            parent.snapshot = event["parent_snapshot"]
+        if node.child_index:
+            self._drop(parent.id)
+        self.open.pop(parent.id, None)
+        self.tree.add(node)
+        for _ in range(int(event.get("pushed", 0))):
+            heapq.heappush(self.pending, (self._priority(parent.depth), self.seq, parent.id))
+            self.seq += 1
+        if event.get("pushed"):
+            self.expansions.append(Expansion(parent.id, parent.depth, node.kind))
+        if not node.terminal:
+            self.open[node.id] = None
+        self.steps += 1
+        return node
+
+    def _priority(self, depth: int) -> int:
+        return {"shallowest": depth, "deepest": -depth, "breadth": 0}[self.order]
+
+    def _drop(self, node_id: int) -> None:
+        owed = min((entry for entry in self.pending if entry[2] == node_id), default=None)
+        if owed is None:
+            raise TreeFormatError(f"an alternative at node {node_id} that was never owed")
+        self.pending.remove(owed)
+        heapq.heapify(self.pending)

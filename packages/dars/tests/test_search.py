@@ -1,0 +1,196 @@
+"""The rule of traversal: a released tree and its prunings, identities on random trees, order and workers."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dars.aci.base import Observation, Tool
+from dars.config import BudgetSection, CandidatesSection, DarsConfig, DedupeSection, FeedbackSection, PolicySection
+from dars.env.memory import MemoryEnvironment
+from dars.models.base import ScriptedModel, ToolCall
+from dars.policy import ExpansionPolicy
+from dars.search import Engine, simulate_skeleton
+from dars.search.state import SearchState
+from dars.search.turns import Prompts
+from dars.tree import Tree
+
+# A tree that the authors of the paper released, as kinds of actions (arXiv:2503.14269, public data).
+RELEASED = (
+    "ooo(c(ao(eoeeoeo(s|s)|eoeeoeo(s|s))|c(aoeoeoooeecao(s|s)|aoeoooeo(s|s)))|"
+    "c(ao(eoooeeoeo(s|s)|eoeo(s|s))|aooeeoeeoeeoeeoeoeoeoooooooeoeeeeooeoeoeeoeoeeoo))"
+)
+PRUNINGS = {
+    (): (14, 1), ("create",): (27, 2), ("append",): (38, 3), ("edit",): (22, 2), ("submit",): (15, 2),
+    ("create", "append"): (97, 5), ("edit", "submit"): (24, 4),
+    ("create", "append", "edit", "submit"): (116, 13),
+}  # fmt: skip
+PAPER = ExpansionPolicy.paper()
+KINDS = ("create", "append", "edit", "submit", "other")
+
+
+def test_released_tree_is_visited_step_by_step():
+    trace = simulate_skeleton(RELEASED, PAPER)
+    assert (trace.n_steps, trace.n_leaves, trace.replay_steps, trace.missing) == (116, 13, 110, 0)
+    assert sum(node.exit == "submit" for node in trace.tree.leaves()) == 12
+    assert trace.branches == [
+        (3, "create"), (4, "append"), (6, "edit"), (13, "submit"), (4, "append"), (6, "edit"), (15, "submit"),
+        (5, "append"), (18, "submit"), (13, "submit"), (13, "submit"), (10, "submit"),
+    ]  # fmt: skip
+    assert sum(trace.leaf_depths) == 226
+
+
+@pytest.mark.parametrize("kinds", PRUNINGS)
+def test_fewer_limits_give_the_released_prunings(kinds):
+    trace = simulate_skeleton(RELEASED, ExpansionPolicy(dict.fromkeys(kinds, 1), PAPER.allowed_after))
+    assert (trace.n_steps, trace.n_leaves) == PRUNINGS[kinds]
+
+
+def test_cutting_a_tree_afterwards_is_searching_with_fewer_limits():
+    whole = simulate_skeleton(RELEASED, PAPER).tree
+    for size in range(5):
+        for kinds in combinations(KINDS[:4], size):
+            limits = dict.fromkeys(kinds, 1)
+            searched = simulate_skeleton(RELEASED, ExpansionPolicy(limits, PAPER.allowed_after)).tree
+            assert whole.prune(limits).skeleton() == searched.skeleton()
+
+
+def test_skeleton_and_file_round_trips():
+    tree = simulate_skeleton("oe(e(s|s)|os)", PAPER, max_depth=9).tree
+    again = Tree.from_json(tree.to_json())
+    assert again.skeleton() == tree.skeleton()
+    assert again.to_json() == tree.to_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("ox", "position 1"), ("o(e|s", "position 1"), ("o)", "position 1"), ("o(e)", "position 1"), ("o(e|s)o", "position 6"),
+     ("o(|s)", "position 2")],
+)  # fmt: skip
+def test_malformed_skeletons_name_the_place(text, message):
+    with pytest.raises(ValueError, match=message):
+        simulate_skeleton(text, PAPER)
+
+
+def test_policy_refuses_what_makes_no_sense():
+    for limits, after, number in (
+        ({"fix": 1}, {}, 2),
+        ({"edit": -1}, {}, 2),
+        ({"edit": 1}, {"edit": ["fix"]}, 2),
+        ({}, {}, 0),
+    ):
+        with pytest.raises(ValueError, match=r"unknown kind|at least"):
+            ExpansionPolicy(limits, after, number)
+
+
+# --- random worlds --------------------------------------------------------------------------------------------------
+
+policies = st.builds(
+    ExpansionPolicy,
+    st.dictionaries(st.sampled_from(KINDS[:4]), st.integers(0, 2), max_size=4),
+    st.dictionaries(st.sampled_from(KINDS[:4]), st.lists(st.sampled_from(KINDS[:4]), max_size=3), max_size=4),
+    st.integers(1, 3),
+)
+
+
+def world(seed, policy, workers=1, order="shallowest", depth=7, calls=None):
+    """An engine in a world where the kind of an action is a hash of its place in the tree."""
+
+    def act(request):
+        index = 0 if request.role == "act" else request.sample + 1
+        value = hash((seed, request.path, index)) % 100
+        kind = "submit" if value < 12 else KINDS[value % 5]
+        return ToolCall(kind, {"at": [*request.path, index]})
+
+    def run(kind):
+        def write(env, args, state):
+            env.write_file("log", env.read_file("log") + repr(args["at"]).encode())
+            state["count"] = state.get("count", 0) + 1
+            return Observation(kind)
+
+        return write
+
+    config = DarsConfig(
+        policy=PolicySection(
+            limits=dict(policy.limits), allowed_after={k: sorted(v) for k, v in policy.allowed_after.items()},
+            num_expansions=policy.num_expansions,
+        ),
+        candidates=CandidatesSection(k=1, retries=0), feedback=FeedbackSection(enabled=False),
+        dedupe=DedupeSection(states=False), budget=BudgetSection(steps=400, depth=depth, calls=calls),
+        workers=workers, order=order,
+    )  # fmt: skip
+    events = []
+    tools = {kind: Tool(kind, {}, kind, run(kind)) for kind in KINDS}
+    engine = Engine(ScriptedModel(act), MemoryEnvironment({"log": ""}), tools, Prompts(), config, log=events.append)
+    return engine, events
+
+
+def places(engine):
+    tree = engine.state.tree
+    return {(tree.indices(i), n.kind, n.state_hash, n.exit, n.state.get("count")) for i, n in tree.nodes.items()}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), policies)
+def test_steps_and_replayed_steps_are_the_depths_of_the_leaves(seed, policy):
+    engine, _ = world(seed, policy)
+    assert engine.run() in ("done", "steps")
+    if engine.stopped:
+        return
+    nodes = list(engine.state.tree.nodes.values())[1:]
+    leaves = [n.depth for n in nodes if not n.children]
+    assert len(nodes) + sum(n.depth - 1 for n in nodes if n.child_index) == sum(leaves)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), policies)
+def test_nodes_do_not_depend_on_order_or_workers(seed, policy):
+    engine, _ = world(seed, policy)
+    engine.run()
+    if engine.stopped:
+        return
+    for options in ({"order": "deepest"}, {"order": "breadth"}, {"workers": 3}):
+        other, _ = world(seed, policy, **options)
+        other.run()
+        assert places(other) == places(engine)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), policies)
+def test_state_of_every_node_is_that_of_its_path(seed, policy):
+    """Whatever was executed in between: restoring brings back the workspace and what the tools remember."""
+    engine, _ = world(seed, policy)
+    engine.run()
+    for node in engine.state.tree.nodes.values():
+        indices = engine.state.tree.indices(node.id)
+        written = "".join(repr(list(indices[: i + 1])) for i in range(len(indices)))
+        assert node.state_hash == MemoryEnvironment({"log": written}).state_hash()
+        assert node.state.get("count", 0) == node.depth
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), policies, st.data())
+def test_search_goes_on_from_any_event_to_the_same_tree(seed, policy, data):
+    engine, events = world(seed, policy)
+    engine.run()
+    cut = data.draw(st.integers(0, len(events)))
+    resumed, _ = world(seed, policy)
+    resumed.state = SearchState(order=resumed.config.order)
+    resumed.state.tree.root.snapshot = resumed.env.snapshot()
+    resumed.state.tree.root.state_hash = resumed.env.state_hash()
+    resumed.state.tree.root.remaining = dict(resumed.policy.limits)
+    for event in events[:cut]:
+        resumed.state.apply(event)
+    for node in list(resumed.state.tree.nodes.values())[1:]:
+        node.snapshot = ""  # lost with the process: actions are executed again
+    resumed.run()
+    assert [n.record() | {"t_start": 0, "wall_s": 0, "snapshot": ""} for n in resumed.state.tree.nodes.values()] == [
+        n.record() | {"t_start": 0, "wall_s": 0, "snapshot": ""} for n in engine.state.tree.nodes.values()
+    ]
+
+
+def test_budget_in_calls_holds():
+    engine, _ = world(3, PAPER, calls=9)
+    assert engine.run() == "calls"
+    assert engine.state.calls == 9
