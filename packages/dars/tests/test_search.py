@@ -65,8 +65,10 @@ def test_skeleton_and_file_round_trips():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("ox", "position 1"), ("o(e|s", "position 1"), ("o)", "position 1"), ("o(e)", "position 1"), ("o(e|s)o", "position 6"),
-     ("o(|s)", "position 2")],
+    [
+        ("ox", "position 1"), ("o(e|s", "position 1"), ("o)", "position 1"), ("o(e)", "position 1"),
+        ("o(e|s)o", "position 6"), ("o(|s)", "position 2"),
+    ],
 )  # fmt: skip
 def test_malformed_skeletons_name_the_place(text, message):
     with pytest.raises(ValueError, match=message):

@@ -70,9 +70,8 @@ def test_success_probability_is_the_sum_over_all_outcomes(name):
     p, bad, good = [0.7, 0.4, 0.9, 0.8], [0.6, 0.5, 0.3, 0.9], [0.2, 0.8, 0.6, 0.7]
     tree = simulate_skeleton(skeleton(stages, [0] * (len(stages) + 1), policy), policy, max_depth=99).tree
     nodes = list(tree.nodes.values())[1:]
-    chosen = [n for n in nodes]
     total = 0.0
-    if len(chosen) > 16:
+    if len(nodes) > 16:
         rng = np.random.default_rng(0)
         hits = [_resolved(tree, nodes, p, bad, good, rng.random(len(nodes)))[0] for _ in range(20_000)]
         expected = theory.success_probability(stages, p[: len(stages)], bad[: len(stages)], good[: len(stages)], policy)

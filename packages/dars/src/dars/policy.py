@@ -1,4 +1,4 @@
-"""Which decisions are expanded (section 3 of arXiv:2503.14269): limits on a path, and what may follow an alternative."""
+"""Which decisions are expanded (arXiv:2503.14269, section 3): limits on a path, and what may follow an alternative."""
 
 from __future__ import annotations
 
@@ -71,5 +71,5 @@ class ExpansionPolicy:
         return kinds
 
     def should_expand(self, kind: str, history: Iterable[str], remaining: Mapping[str, int]) -> bool:
-        """Whether a first child of this kind opens an expansion at a node with this history and these expansions left."""
+        """Whether a first child of this kind opens an expansion at a node with this history and what remains."""
         return kind in self.allowed(history) and remaining.get(kind, 0) > 0

@@ -199,7 +199,7 @@ def _tree_cost(
 def _fold(
     stages: Sequence[str], policy: ExpansionPolicy | None, leaf: T, combine: Callable[[int, T, T | None], T]
 ) -> T:
-    """combine(i, value of the first choice, value below an alternative or None) from the leaves up to the first stage."""
+    """combine(i, value of the first choice, value below an alternative or None), from the last stage to the first."""
     chosen = _policy(policy)
     known: dict[tuple[int, State], T] = {}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TreeFormatError
-from .models.base import Block, Usage
+from .models.base import NOTHING, Block, Usage
 from .policy import ExpansionPolicy
 
 SCHEMA_VERSION = 1
@@ -50,8 +50,8 @@ class Node:
     depth: int = 0
     terminal: bool = False
     exit: str = ""
-    usage: Usage = Usage()
-    cost_usd: float = 0.0
+    usage: Usage = NOTHING
+    cost_usd: float | None = 0.0
     wall_s: float = 0.0
     t_start: float = 0.0
     flags: list[str] = field(default_factory=list)

@@ -68,7 +68,7 @@ class Environment(ABC):
         """A second workspace with the same remembered states, for another worker."""
         raise NotImplementedError(f"a {type(self).__name__} cannot be cloned: use workers=1")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - not every workspace holds something
         """Let go of processes and folders."""
 
     def __enter__(self) -> Self:

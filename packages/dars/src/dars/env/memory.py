@@ -116,10 +116,10 @@ def _file_diff(path: str, old: bytes | None, new: bytes | None) -> str:
     head = f"diff --git a/{path} b/{path}\n"
     head += "new file mode 100644\n" if old is None else "deleted file mode 100644\n" if new is None else ""
     try:
-        lines = [(content or b"").decode().splitlines(keepends=True) for content in (old, new)]
+        then, now = ((content or b"").decode().splitlines(keepends=True) for content in (old, new))
     except UnicodeDecodeError:
         return f"{head}Binary files {before} and {after} differ\n"
     body = ""
-    for line in difflib.unified_diff(*lines, before, after):
+    for line in difflib.unified_diff(then, now, before, after):
         body += line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
     return head + body

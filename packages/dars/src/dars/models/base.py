@@ -32,7 +32,7 @@ class Usage(NamedTuple):
     output: int = 0
     thinking: int = 0
 
-    def __add__(self, other: object) -> Usage:  # type: ignore[override]
+    def __add__(self, other: object) -> Usage:
         if not isinstance(other, Usage):
             return NotImplemented
         return Usage(*(a + b for a, b in zip(self, other, strict=True)))
@@ -42,6 +42,9 @@ class Usage(NamedTuple):
         """Share of the input that was read from the cache; 0 without input."""
         total = self.cache_read + self.cache_write_5m + self.cache_write_1h + self.input
         return self.cache_read / total if total else 0.0
+
+
+NOTHING = Usage()
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class ModelResponse:
     call: ToolCall | None
     text: str
     stop: StopReason
-    usage: Usage = Usage()
+    usage: Usage = NOTHING
     cost_usd: float | None = 0.0
     detail: str = ""
     model: str = ""
@@ -115,7 +118,7 @@ class ChatModel(ABC):
         """Answer one request; ModelError if the provider refuses it for good."""
 
     def complete_many(self, requests: Sequence[ModelRequest], share_prefix: bool = True) -> list[ModelResponse]:
-        """Answer several; with ``share_prefix`` the first alone, so that the others can read what it wrote to a cache."""
+        """Answer several; with ``share_prefix`` the first alone, so that the others read what it wrote to a cache."""
         return [self.complete(request) for request in requests]
 
 

@@ -1,8 +1,8 @@
 """The search (arXiv:2503.14269, section 3): walk a path to its end, then go back to the shallowest open decision.
 
 One job is one path, from an unfinished node or from an alternative that is owed, to its end. A single worker takes jobs
-in the canonical order; several take what no running job can still change, each with a workspace of its own. What happens
-at a node depends on the path to it alone, so that without a binding budget the set of nodes is always the same.
+in the canonical order; several take what no running job can still change, each with a workspace of its own. What
+happens at a node depends on the path to it alone, so that without a binding budget the set of nodes is always the same.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from typing import Any
 from ..aci.base import Observation, State, Tool
 from ..config import DarsConfig
 from ..env.base import Environment
-from ..errors import EnvError, ModelError
-from ..models.base import ChatModel, ModelResponse, ToolCall, Usage
+from ..errors import EnvError
+from ..models.base import NOTHING, ChatModel, ModelResponse, ToolCall, Usage
 from ..tree import Node
 from .resample import Choice, Drawn, resample
 from .state import SearchState
 from .turns import Prompts, ask
 
 Event = dict[str, Any]
-FORMAT_REPLIES = 3
 
 
 @dataclass
@@ -33,7 +32,7 @@ class Spent:
     """What a job used since its last event."""
 
     calls: int = 0
-    usage: Usage = Usage()
+    usage: Usage = NOTHING
     cost_usd: float | None = 0.0
 
     def add(self, response: ModelResponse) -> None:
@@ -46,7 +45,7 @@ class Spent:
     def take(self) -> Event:
         """As fields of an event, and start again."""
         event: Event = {"calls": self.calls, "usage": list(self.usage), "cost_usd": self.cost_usd}
-        self.calls, self.usage, self.cost_usd = 0, Usage(), 0.0
+        self.calls, self.usage, self.cost_usd = 0, NOTHING, 0.0
         return event
 
 
@@ -286,6 +285,3 @@ class Engine:
             if self.log is not None:
                 self.log(event)
             return self.state.apply(event)
-
-
-__all__ = ["Engine", "ModelError"]

@@ -1,4 +1,4 @@
-"""Another action where one was tried before: told what followed, draw candidates, drop repetitions, let a critic choose."""
+"""Another action where one was tried: tell what followed, draw candidates, drop repetitions, let a critic choose."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def feedback(prompts: Prompts, tree: Tree, node_id: int, config: DarsConfig) -> 
 
 
 def canonical(call: ToolCall, tools: Mapping[str, Tool]) -> str:
-    """Equal for actions that do the same: arguments in one order, Python compared by its syntax tree where it parses."""
+    """Equal for actions that do the same: arguments in one order, Python by its syntax tree where it parses."""
     tool = tools.get(call.name)
     code = tool.code_arguments if tool is not None else ()
     args = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import TreeFormatError
-from ..models.base import Usage
+from ..models.base import NOTHING, Usage
 from ..tree import Node, Tree
 
 Pending = tuple[int, int, int]  # (priority, seq, node): smallest first
@@ -50,7 +50,7 @@ class SearchState:
     seq: int = 0
     steps: int = 0
     calls: int = 0
-    usage: Usage = Usage()
+    usage: Usage = NOTHING
     cost_usd: float | None = 0.0
 
     def apply(self, event: Mapping[str, Any]) -> Node | None:

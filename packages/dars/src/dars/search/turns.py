@@ -87,8 +87,8 @@ def ask(
 ) -> tuple[ModelResponse | None, str]:
     """The next action at a node, or the reason why the path ends ("exit_format", ...; "stopped": the budget did).
 
-    Replies without a tool call are asked again, at most ``FORMAT_REPLIES`` in all; the corrections are in those requests
-    only and never become part of the path.
+    Replies without a tool call are asked again, at most ``FORMAT_REPLIES`` in all; the corrections are in those
+    requests only and never become part of the path.
     """
     turns = messages(tree, node_id, prompts, config.history)
     limit, sample, grown, compacted = config.max_tokens, 0, False, False
