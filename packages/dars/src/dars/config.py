@@ -39,7 +39,7 @@ class PolicySection(_Section):
 
 
 class CandidatesSection(_Section):
-    """Draws of a replacement: how many, how often again where all were rejected, and the temperature if there is one."""
+    """Draws of a replacement: how many, how often again if all were rejected, and the temperature if there is one."""
 
     k: int = Field(default=3, ge=1)
     retries: int = Field(default=2, ge=0)
