@@ -1,0 +1,125 @@
+"""A run's folder: an append-only log of events, texts by their hash, and files that are written whole or not at all.
+
+Every event is one line, synced before it counts. A line that a crash has torn off at the end is dropped when the log is
+read; a torn line anywhere else is damage. Long texts are replaced by ``{"blob": hash}`` and lie under ``blobs/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import TaskError, TreeFormatError
+
+INLINE = 256  # characters up to which a text stays in the event
+EVENTS, BLOBS = "events.jsonl", "blobs"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write under a temporary name in the same folder, sync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class EventLog:
+    """The log of one run, open for appending.
+
+    Parameters
+    ----------
+    folder : of the run; made where it is missing.
+
+    Raises
+    ------
+    TaskError
+        The folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            (self.folder / BLOBS).mkdir(parents=True, exist_ok=True)
+            path = self.folder / EVENTS
+            keep = _whole(path) if path.exists() else 0
+            self._file = path.open("ab")
+            self._file.truncate(keep)
+        except OSError as error:
+            raise TaskError(f"cannot write the run to {self.folder}: {error.strerror}") from error
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Append one event; it is on the disk when this returns."""
+        line = json.dumps(self._without_texts(event), ensure_ascii=True) + "\n"
+        self._file.write(line.encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _without_texts(self, value: Any) -> Any:
+        if isinstance(value, str) and len(value) > INLINE:
+            return {"blob": self._keep(value)}
+        if isinstance(value, dict):
+            return {key: self._without_texts(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._without_texts(item) for item in value]
+        return value
+
+    def _keep(self, text: str) -> str:
+        data = text.encode("utf-8", "surrogatepass")
+        name = hashlib.sha256(data).hexdigest()
+        path = self.folder / BLOBS / name
+        if not path.exists():
+            temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        return name
+
+
+def read_events(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """Events of a run, texts put back in.
+
+    Raises
+    ------
+    TreeFormatError
+        No log, a damaged line (its number is named), or a text that is missing.
+    """
+    folder = Path(folder)
+    try:
+        lines = (folder / EVENTS).read_bytes().split(b"\n")
+    except OSError as error:
+        raise TreeFormatError(f"{folder} holds no run: {error.strerror}") from error
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was torn off
+        try:
+            yield _with_texts(json.loads(line), folder)
+        except ValueError as error:
+            raise TreeFormatError(f"{folder / EVENTS}, line {number}: damaged ({error})") from error
+
+
+def _with_texts(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"blob"}:
+            try:
+                return (folder / BLOBS / str(value["blob"])).read_bytes().decode("utf-8", "surrogatepass")
+            except OSError as error:
+                raise TreeFormatError(f"the text {value['blob']} is missing in {folder / BLOBS}") from error
+        return {key: _with_texts(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_texts(item, folder) for item in value]
+    return value
+
+
+def _whole(path: Path) -> int:
+    """Bytes up to and including the last newline."""
+    return path.read_bytes().rfind(b"\n") + 1
