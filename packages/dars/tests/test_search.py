@@ -1,5 +1,7 @@
 """The rule of traversal: a released tree and its prunings, identities on random trees, order and workers."""
 
+import shutil
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from dars.aci.base import Observation, Tool
 from dars.config import BudgetSection, CandidatesSection, DarsConfig, DedupeSection, FeedbackSection, PolicySection
 from dars.env.memory import MemoryEnvironment
+from dars.errors import TaskError, TreeFormatError
 from dars.models.base import ScriptedModel, ToolCall
 from dars.policy import ExpansionPolicy
+from dars.run import restored, search
 from dars.search import Engine, simulate_skeleton
 from dars.search.state import SearchState
 from dars.search.turns import Prompts
@@ -178,14 +182,10 @@ def test_search_goes_on_from_any_event_to_the_same_tree(seed, policy, data):
     engine.run()
     cut = data.draw(st.integers(0, len(events)))
     resumed, _ = world(seed, policy)
-    resumed.state = SearchState(order=resumed.config.order)
-    resumed.state.tree.root.snapshot = resumed.env.snapshot()
-    resumed.state.tree.root.state_hash = resumed.env.state_hash()
-    resumed.state.tree.root.remaining = dict(resumed.policy.limits)
+    state = SearchState(order=resumed.config.order)
     for event in events[:cut]:
-        resumed.state.apply(event)
-    for node in list(resumed.state.tree.nodes.values())[1:]:
-        node.snapshot = ""  # lost with the process: actions are executed again
+        state.apply(event)
+    resumed = replace(resumed, env=MemoryEnvironment({"log": ""}), state=state)  # snapshots are lost: actions run again
     resumed.run()
     assert [n.record() | {"t_start": 0, "wall_s": 0, "snapshot": ""} for n in resumed.state.tree.nodes.values()] == [
         n.record() | {"t_start": 0, "wall_s": 0, "snapshot": ""} for n in engine.state.tree.nodes.values()
@@ -196,3 +196,44 @@ def test_budget_in_calls_holds():
     engine, _ = world(3, PAPER, calls=9)
     assert engine.run() == "calls"
     assert engine.state.calls == 9
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_run_that_was_cut_anywhere_goes_on_from_its_folder(tmp_path):
+    """Bytes of the log are cut off in the middle of a line, as a crash would leave them."""
+    whole, _ = world(11, PAPER)
+    config, model, tools = whole.config, whole.model, whole.tools
+    state, reason = search("an issue", model, MemoryEnvironment({"log": ""}), tools, config, tmp_path / "whole")
+    assert reason == "done"
+    log = (tmp_path / "whole" / "events.jsonl").read_bytes()
+    expected = [stable(node) for node in state.tree.nodes.values()]
+    for cut in range(0, len(log), max(1, len(log) // 12)):
+        folder = tmp_path / f"cut{cut}"
+        shutil.copytree(tmp_path / "whole", folder)
+        (folder / "events.jsonl").write_bytes(log[:cut])
+        again, _ = search("an issue", model, MemoryEnvironment({"log": ""}), tools, config, folder)
+        assert [stable(node) for node in again.tree.nodes.values()] == expected
+        assert Tree.from_json((folder / "tree.json").read_text()).skeleton() == state.tree.skeleton()
+
+
+def stable(node):
+    return node.record() | {"t_start": 0, "wall_s": 0, "snapshot": ""}
+
+
+def test_damage_in_the_middle_of_a_log_is_named(tmp_path):
+    whole, _ = world(11, PAPER)
+    search("an issue", whole.model, MemoryEnvironment({"log": ""}), whole.tools, whole.config, tmp_path)
+    log = (tmp_path / "events.jsonl").read_bytes().split(b"\n")
+    log[2] = log[2][:-3]
+    (tmp_path / "events.jsonl").write_bytes(b"\n".join(log))
+    with pytest.raises(TreeFormatError, match="line 3"):
+        restored(tmp_path)
+
+
+def test_folder_of_another_run_is_refused(tmp_path):
+    whole, _ = world(11, PAPER)
+    search("an issue", whole.model, MemoryEnvironment({"log": ""}), whole.tools, whole.config, tmp_path)
+    with pytest.raises(TaskError, match="another issue"):
+        search("another", whole.model, MemoryEnvironment({"log": ""}), whole.tools, whole.config, tmp_path)

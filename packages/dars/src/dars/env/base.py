@@ -57,6 +57,10 @@ class Environment(ABC):
         """Put a remembered state back."""
 
     @abstractmethod
+    def knows(self, snapshot_id: str) -> bool:
+        """Whether a state is remembered: those of a process that has ended may be lost."""
+
+    @abstractmethod
     def diff(self) -> str:
         """Unified diff from the state in which the workspace was made."""
 

@@ -76,6 +76,10 @@ class MemoryEnvironment(Environment):
             raise EnvError(f"there is no snapshot {snapshot_id}")
         self._files = dict(self._known[snapshot_id])
 
+    def knows(self, snapshot_id: str) -> bool:
+        """Whether :meth:`restore` can put it back."""
+        return snapshot_id in self._known
+
     def diff(self) -> str:
         """Unified diff against the files it was made with."""
         parts = []

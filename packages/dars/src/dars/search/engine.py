@@ -79,11 +79,15 @@ class Engine:
         self.stopped = ""  # why no further model call may be made
         self._started = self.clock()
         root = self.state.tree.root
-        if not root.remaining:
-            root.remaining = dict(self.policy.limits)
-        if not root.snapshot and len(self.state.tree) == 1:
+        if not root.state_hash:
+            begun = {"snapshot": self.env.snapshot(), "state_hash": self.env.state_hash()}
+            self._emit({"type": "root", **begun, "remaining": dict(self.policy.limits)})
+        elif not self.env.knows(root.snapshot):
+            if self.env.state_hash() != root.state_hash:
+                raise EnvError(
+                    "the workspace is not in the state in which the search began: give it the original files"
+                )
             root.snapshot = self.env.snapshot()
-            root.state_hash = self.env.state_hash()
 
     # --- order ----------------------------------------------------------------------------------------------------
 
@@ -201,7 +205,7 @@ class Engine:
             and self.policy.should_expand(kind, cur.history, cur.remaining)
         )
         snapshot = ""
-        if opens and not cur.snapshot:
+        if opens and not (cur.snapshot and env.knows(cur.snapshot)):
             snapshot = env.snapshot()  # before the action: the state an alternative has to start from
         before = dict(tools)
         seen = self._execute(tool, call, env, tools)
@@ -250,7 +254,7 @@ class Engine:
     def _restore(self, node_id: int, env: Environment, spent: Spent) -> State:
         """Put the workspace into the state of a node; from the nearest snapshot above, actions below it run again."""
         path = self.state.tree.path(node_id)
-        known = max(i for i, node in enumerate(path) if node.snapshot)
+        known = max(i for i, node in enumerate(path) if node.snapshot and env.knows(node.snapshot))
         env.restore(path[known].snapshot)
         tools: State = dict(path[known].state)
         for node in path[known + 1 :]:

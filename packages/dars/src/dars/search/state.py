@@ -2,6 +2,7 @@
 
 Events
 ------
+root : the state in which the search begins.
 step : a node was made. ``pushed`` alternatives are then owed at its parent (it opened an expansion).
 exhausted : no new alternative could be found at ``node``; one that was owed is dropped.
 end : the path ends at ``node`` without a further action, for the reason ``exit``.
@@ -62,6 +63,11 @@ class SearchState:
         kind = event["type"]
         if kind == "step":
             return self._step(event)
+        if kind == "root":
+            root = self.tree.root
+            root.snapshot, root.state_hash = event["snapshot"], event["state_hash"]
+            root.remaining = {name: int(left) for name, left in event["remaining"].items()}
+            return None
         if kind == "exhausted":
             self._drop(int(event["node"]))
             self.tree.nodes[int(event["node"])].flags.append("exhausted")
