@@ -85,7 +85,7 @@ class Engine:
         elif not self.env.knows(root.snapshot):
             if self.env.state_hash() != root.state_hash:
                 raise EnvError(
-                    "the workspace is not in the state in which the search began: give it the original files"
+                    "the workspace is not as it was when the search began: give it the original files"
                 )
             root.snapshot = self.env.snapshot()
 
