@@ -84,9 +84,7 @@ class Engine:
             self._emit({"type": "root", **begun, "remaining": dict(self.policy.limits)})
         elif not self.env.knows(root.snapshot):
             if self.env.state_hash() != root.state_hash:
-                raise EnvError(
-                    "the workspace is not as it was when the search began: give it the original files"
-                )
+                raise EnvError("the workspace is not as it was when the search began: give it the original files")
             root.snapshot = self.env.snapshot()
 
     # --- order ----------------------------------------------------------------------------------------------------
