@@ -100,11 +100,11 @@ policies = st.builds(
 )
 
 
-def world(seed, policy, workers=1, order="shallowest", depth=7, calls=None):
+def world(seed, policy, workers=1, order="shallowest", depth=7, calls=None, value=None, draw=0, **options):
     """An engine in a world where the kind of an action is a hash of its place in the tree."""
 
     def act(request):
-        index = 0 if request.role == "act" else request.sample + 1
+        index = request.sample // 100 if request.role == "act" else request.sample + 1
         value = hash((seed, request.path, index)) % 100
         kind = "submit" if value < 12 else KINDS[value % 5]
         return ToolCall(kind, {"at": [*request.path, index]})
@@ -124,11 +124,13 @@ def world(seed, policy, workers=1, order="shallowest", depth=7, calls=None):
         ),
         candidates=CandidatesSection(k=1, retries=0), feedback=FeedbackSection(enabled=False),
         dedupe=DedupeSection(states=False), budget=BudgetSection(steps=400, depth=depth, calls=calls),
-        workers=workers, order=order,
+        workers=workers, order=order, seed=draw, **options,
     )  # fmt: skip
     events = []
     tools = {kind: Tool(kind, {}, kind, run(kind)) for kind in KINDS}
-    engine = Engine(ScriptedModel(act), MemoryEnvironment({"log": ""}), tools, Prompts(), config, log=events.append)
+    engine = Engine(
+        ScriptedModel(act), MemoryEnvironment({"log": ""}), tools, Prompts(), config, log=events.append, value=value
+    )
     return engine, events
 
 
@@ -237,3 +239,58 @@ def test_folder_of_another_run_is_refused(tmp_path):
     search("an issue", whole.model, MemoryEnvironment({"log": ""}), whole.tools, whole.config, tmp_path)
     with pytest.raises(TaskError, match="another issue"):
         search("another", whole.model, MemoryEnvironment({"log": ""}), whole.tools, whole.config, tmp_path)
+
+
+# --- other strategies -------------------------------------------------------------------------------------------------
+
+
+def test_linear_is_one_path():
+    engine, _ = world(5, PAPER, strategy="linear")
+    engine.run()
+    assert all(len(node.children) <= 1 for node in engine.state.tree.nodes.values())
+
+
+def test_restarts_are_independent_runs_from_the_root():
+    engine, _ = world(5, PAPER, strategy="restart", restarts=4)
+    assert engine.run() == "done"
+    tree = engine.state.tree
+    assert len(tree.root.children) == 4
+    assert len(tree.leaves()) == 4
+    assert all(node.history == () for node in tree.nodes.values())
+    alone, _ = world(5, PAPER, strategy="linear")
+    alone.run()
+    assert alone.state.tree.skeleton() == tree.prune({}).skeleton()
+
+
+def test_restarts_go_on_until_the_budget_ends():
+    engine, _ = world(5, PAPER, strategy="restart", calls=40)
+    assert engine.run() == "calls"
+    assert engine.state.calls == 40
+
+
+def test_random_branches_are_as_many_as_asked_and_as_the_seed_says():
+    shapes = []
+    for seed in (0, 0, 1):
+        engine, _ = world(5, PAPER, strategy="random_branch", branches=3, draw=seed)
+        engine.run()
+        assert sum(len(node.children) > 1 for node in engine.state.tree.nodes.values()) == 3
+        shapes.append(engine.state.tree.skeleton())
+    assert shapes[0] == shapes[1] != shapes[2]
+
+
+def test_uct_returns_where_leaves_were_good():
+    """Leaves below the root's first child are worth 1, others nothing: after a while it stays there."""
+
+    def value(leaf):
+        return float(leaf.kind == "submit")
+
+    engine, _ = world(8, PAPER, strategy="mcts", value=value, calls=120)
+    engine.run()
+    tree = engine.state.tree
+    assert max(len(node.children) for node in tree.nodes.values()) <= 3
+    assert len(tree.leaves()) > 10
+    again, _ = world(8, PAPER, strategy="mcts", value=value, calls=120)
+    again.run()
+    assert again.state.tree.skeleton() == tree.skeleton()
+    with pytest.raises(TaskError, match="value of leaves"):
+        world(8, PAPER, strategy="mcts")

@@ -120,6 +120,10 @@ class DarsConfig(_Section):
     """
 
     strategy: Literal["dars", "linear", "restart", "mcts", "random_branch"] = "dars"
+    restarts: int | None = Field(default=None, ge=1)  # runs of "restart"; None: until the budget ends
+    branches: int = Field(default=10, ge=0)  # of "random_branch"
+    exploration: float = Field(default=1.4, ge=0)  # of "mcts"
+    max_children: int = Field(default=3, ge=1)
     order: Literal["shallowest", "deepest", "breadth"] = "shallowest"
     policy: PolicySection = Field(default_factory=PolicySection)
     candidates: CandidatesSection = Field(default_factory=CandidatesSection)

@@ -22,6 +22,7 @@ from ..models.base import NOTHING, ChatModel, ModelResponse, ToolCall, Usage
 from ..tree import Node
 from .resample import Choice, Drawn, resample
 from .state import SearchState
+from .strategies import Value, make_strategy
 from .turns import Prompts, ask
 
 Event = dict[str, Any]
@@ -59,7 +60,7 @@ class Engine:
     prompts : the texts of requests.
     critic : chooses among candidates; None: the model itself.
     log : takes every event before it counts; what it raises ends the search.
-    allowed : whether another model call may be made; returns "" or the reason why not.
+    value : of a leaf, for strategies that need one.
     """
 
     model: ChatModel
@@ -70,10 +71,12 @@ class Engine:
     critic: ChatModel | None = None
     log: Callable[[Event], None] | None = None
     state: SearchState = field(default_factory=SearchState)
+    value: Value | None = None
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self.policy = self.config.policy.build()
+        self.strategy = make_strategy(self.config, self.value)
         self.state.order = self.config.order
         self.lock = threading.RLock()
         self.stopped = ""  # why no further model call may be made
@@ -136,7 +139,12 @@ class Engine:
             for _, _, node_id in sorted(self.state.pending):
                 if node_id not in blocked and not any(self._below(at, node_id) for at in busy):
                     return node_id
-            return None
+            if busy or self.state.pending:
+                return None
+            back = self.strategy(self.state)
+            if back is not None:
+                self._emit({"type": "owe", "node": back})
+            return back
 
     def _below(self, node_id: int, ancestor: int) -> bool:
         return any(node.id == ancestor for node in self.state.tree.path(node_id))
@@ -154,15 +162,18 @@ class Engine:
                 return
             if self._stop():
                 return
-            first = not cur.children
-            choice = self._act(cur, spent) if first else self._again(cur, env, spent)
+            anew = not cur.children or self.config.strategy == "restart"  # independent of what was tried
+            choice = self._act(cur, spent) if anew else self._again(cur, env, spent)
             if choice is None:
                 return
             cur, tools = self._step(cur, choice, env, tools, spent)
 
     def _act(self, cur: Node, spent: Spent) -> Choice | None:
         """The model's next action; None where the path ends without one."""
-        response, exit = ask(self.model, self.prompts, self.state.tree, cur.id, self.config, spent.add, self._stop)
+        start = len(cur.children) * 100  # samples of a new run from the same node are others
+        response, exit = ask(
+            self.model, self.prompts, self.state.tree, cur.id, self.config, spent.add, self._stop, start
+        )
         if response is None:
             if exit == "stopped":
                 self._emit({"type": "spent", **spent.take()})
@@ -209,7 +220,8 @@ class Engine:
         seen = self._execute(tool, call, env, tools)
         if self.config.kind_source == "effect" and kind != "submit":
             kind = "other"  # refined by the caller that compares workspaces
-        history = cur.history if first else (*cur.history, self.state.tree.nodes[cur.children[0]].kind)
+        replaces = not first and self.config.strategy != "restart"
+        history = cur.history if not replaces else (*cur.history, self.state.tree.nodes[cur.children[0]].kind)
         remaining = dict(cur.remaining)
         if opens:
             remaining[kind] -= 1
@@ -217,7 +229,7 @@ class Engine:
         reached = env.snapshot() if env.cheap_snapshots else ""
         flags = [*choice.flags, *(["failed"] if seen.failed else []), *(["volatile"] if seen.volatile else [])]
         state_hash = env.state_hash()
-        if self.config.dedupe.states and not first and not terminal:
+        if self.config.dedupe.states and replaces and not terminal:
             siblings = (self.state.tree.nodes[i] for i in cur.children)
             if any(s.state_hash == state_hash and not s.terminal for s in siblings) and not seen.failed:
                 flags.append("transposed")

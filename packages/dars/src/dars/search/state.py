@@ -4,6 +4,7 @@ Events
 ------
 root : the state in which the search begins.
 step : a node was made. ``pushed`` alternatives are then owed at its parent (it opened an expansion).
+owe : a strategy goes back to ``node``; one alternative is then owed there.
 exhausted : no new alternative could be found at ``node``; one that was owed is dropped.
 end : the path ends at ``node`` without a further action, for the reason ``exit``.
 spent : a model call that led to no node (format errors, failed draws).
@@ -68,7 +69,11 @@ class SearchState:
             root.snapshot, root.state_hash = event["snapshot"], event["state_hash"]
             root.remaining = {name: int(left) for name, left in event["remaining"].items()}
             return None
-        if kind == "exhausted":
+        if kind == "owe":
+            node = self.tree.nodes[int(event["node"])]
+            heapq.heappush(self.pending, (self._priority(node.depth), self.seq, node.id))
+            self.seq += 1
+        elif kind == "exhausted":
             self._drop(int(event["node"]))
             self.tree.nodes[int(event["node"])].flags.append("exhausted")
         elif kind == "end":

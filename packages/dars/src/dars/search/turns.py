@@ -84,6 +84,7 @@ def ask(
     config: DarsConfig,
     spent: Callable[[ModelResponse], None],
     stop: Callable[[], bool],
+    sample: int = 0,
 ) -> tuple[ModelResponse | None, str]:
     """The next action at a node, or the reason why the path ends ("exit_format", ...; "stopped": the budget did).
 
@@ -91,7 +92,7 @@ def ask(
     requests only and never become part of the path.
     """
     turns = messages(tree, node_id, prompts, config.history)
-    limit, sample, grown, compacted = config.max_tokens, 0, False, False
+    limit, grown, compacted = config.max_tokens, False, False
     extra: list[Message] = []
     replies = 0
     while replies < FORMAT_REPLIES:
