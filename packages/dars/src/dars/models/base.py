@@ -59,6 +59,8 @@ class ModelRequest:
     system, messages, tools : as the Messages API has them; messages of a path are prefixes of those below it.
     temperature : None where the provider has none, or for its default.
     schema : JSON schema of the answer, where one is forced.
+    long_lived : index of the message up to which the cache should last an hour, if that pays. A later request cannot
+        make an entry last longer: set it in the first request that ends there, or the branch point has five minutes.
     """
 
     role: Role
@@ -70,7 +72,7 @@ class ModelRequest:
     max_tokens: int = 4096
     temperature: float | None = None
     schema: dict[str, Any] | None = None
-    long_lived: int | None = None  # index of the message up to which the cache should last an hour
+    long_lived: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class ModelResponse:
     call : the first tool call, if any.
     text : all text of the answer.
     stop : why it ended.
-    detail : category of a refusal or message of an error.
+    detail : category of a refusal, or why there is no answer.
+    cache_miss : the provider's reason why the prefix of the request above could not be reused, "" if it was.
     """
 
     content: Sequence[Block]
