@@ -1,0 +1,272 @@
+"""A private copy of a folder on this machine, with a shell that is closed in."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from ..errors import EnvError
+from .base import Environment, ExecResult
+from .git import GitBackend
+from .sandbox import Limits, Sandbox, choose
+from .scan import Folder, StatCache, copy_folder, remove, scan
+from .store import ObjectStore, git
+
+HISTORY = ".git"
+COMMIT = ("-c", "user.name=dars", "-c", "user.email=dars@localhost", "commit", "-q", "--allow-empty", "--no-verify")
+EPOCH = {"GIT_AUTHOR_DATE": "2000-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2000-01-01T00:00:00Z"}
+
+
+class Backend(Protocol):
+    """How states are remembered and put back; ``root`` is where the workspace now lies."""
+
+    root: Path
+    enter: tuple[str, ...]  # words that lead a command to where ``root`` is mounted
+    cheap: bool
+
+    def holds(self, part: str) -> bool:
+        """Whether a state is remembered."""
+        ...
+
+    def save(self, snapshot_id: str) -> None:
+        """Remember the present state under its id."""
+        ...
+
+    def restore(self, have: list[Folder], want: list[str]) -> None:
+        """Put a state back; the parts are files and history."""
+        ...
+
+    def close(self) -> None:
+        """Let go of processes."""
+        ...
+
+
+class State(NamedTuple):
+    """Files, and the history in .git that belongs to them."""
+
+    files: Folder
+    history: Folder
+
+
+class LocalEnvironment(Environment):
+    """A workspace that begins as a copy of ``source``, which is never changed.
+
+    The copy has a history of one commit. Commands see it at the path of ``source``; their temporary folder and HOME are
+    empty and last one command, so that a later command can find nothing but the files of the workspace. A snapshot
+    holds every file, link and empty folder and whether files are executable; caches (``scan.CACHES``) and what is
+    installed (``scan.INSTALLED``, virtual environments) are in no snapshot.
+
+    Parameters
+    ----------
+    source : folder to work on; it need not be a git repository.
+    backend : how states are remembered: "git" (objects), "overlay" (layers of the kernel's overlayfs), "copy" (whole
+        copies) or "replay" (the base, then every command again).
+    sandbox : "bwrap", "unshare", "auto" (the first that works; SandboxUnavailable if neither does) or "none".
+    network : whether commands reach it.
+    timeout : seconds per command where none is asked for.
+    memory_mb, max_procs, max_file_mb : limits of each process; ``max_procs`` does not bind root.
+    output_chars : what is kept of a command's output, 60 % from its head and 40 % from its tail.
+    state_dir : where snapshots live; given again, the same base and all snapshots are found. Default: a temporary
+        folder that is deleted by ``close``.
+
+    Raises
+    ------
+    EnvError : there is no such folder, or it cannot be copied.
+    SandboxUnavailable : commands cannot be closed in as asked.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        backend: str = "git",
+        sandbox: str = "auto",
+        network: bool = False,
+        timeout: float = 120.0,
+        memory_mb: int = 4096,
+        max_procs: int = 256,
+        max_file_mb: int = 512,
+        output_chars: int = 20_000,
+        state_dir: Path | None = None,
+    ) -> None:
+        if timeout <= 0 or min(memory_mb, max_procs, max_file_mb, output_chars) < 1:
+            raise EnvError("timeout, memory_mb, max_procs, max_file_mb and output_chars have to be positive")
+        self.source = Path(source).resolve()
+        self.backend = backend
+        self.timeout = timeout
+        self.output_chars = output_chars
+        self._limits = Limits(memory_mb, max_procs, max_file_mb)
+        self._sandbox = Sandbox(choose(sandbox), self.source, network, self._limits)
+        self._seen: dict[str, StatCache] = {"files": {}, "history": {}}
+        self._open(state_dir)
+
+    def _open(self, state_dir: Path | None) -> None:
+        known = state_dir is not None and (state_dir / "base.json").exists()
+        if not known and not self.source.is_dir():
+            raise EnvError(f"{self.source} is not a folder: name the folder of the code to work on")
+        if state_dir is not None and state_dir.resolve().is_relative_to(self.source):
+            raise EnvError(f"state_dir {state_dir} lies inside {self.source}, which must not change")
+        self.state_dir = (state_dir or Path(tempfile.mkdtemp(prefix="dars-"))).resolve()
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(self.state_dir)
+        self._work = self.state_dir / f"work-{os.getpid()}-{secrets.token_hex(4)}"
+        self._scratch = self._work / "scratch"
+        self._scratch.mkdir(parents=True)
+        self._finalizer = weakref.finalize(self, remove, self.state_dir if state_dir is None else self._work)
+        self._store = ObjectStore(self.state_dir / "store")
+        root = self._work / "workspace"
+        root.mkdir()
+        self._backend: Backend = GitBackend(root, self._store)
+        self.cheap_snapshots = self._backend.cheap
+        if self.source.is_dir():
+            copy_folder(self.source, root)
+        if not known:
+            _begin_history(root)
+        base_file = self.state_dir / "base.json"
+        if known:
+            self._base = _read_base(base_file)
+            GitBackend(root, self._store).restore([*self._look(root)], self._base)
+        else:
+            state = self._look(root)
+            self._base = [state.files.identity, state.history.identity]
+            unfinished = self.state_dir / "base.json.new"
+            unfinished.write_text(json.dumps({"source": str(self.source), "base": self._base}))
+            unfinished.replace(base_file)
+
+    # --- commands and files -----------------------------------------------------------------------------------------
+
+    def exec(self, cmd: str | list[str], timeout: float | None = None, stdin: bytes | None = None) -> ExecResult:
+        """Run a command in the sandbox; all it started ends with it, and after ``timeout`` seconds (exit code 124)."""
+        command = [shutil.which("bash") or "/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
+        if not command:
+            raise EnvError("the command is empty")
+        seconds = self.timeout if timeout is None else timeout
+        return self._sandbox.run(
+            command, self._backend.root, seconds, stdin, self.output_chars, self._scratch, self._backend.enter
+        )
+
+    def read_file(self, path: str) -> bytes:
+        """Bytes of a file, also through links that stay inside."""
+        there = self._inside(path)
+        try:
+            return there.read_bytes()
+        except OSError as error:
+            raise EnvError(f"cannot read {path}: {error.strerror}") from None
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Write a file, folders included; its bytecode is dropped, which could pass for that of the new content."""
+        there = self._inside(path)
+        try:
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(data)
+            for stale in (there.parent / "__pycache__").glob(f"{_literal(there.stem)}.*.pyc"):
+                stale.unlink()
+        except OSError as error:
+            raise EnvError(f"cannot write {path}: {error.strerror}") from None
+
+    def remove_file(self, path: str) -> None:
+        """Delete a file, or a link itself."""
+        there = self._inside(path, follow=False)
+        try:
+            there.unlink()
+        except OSError as error:
+            raise EnvError(f"cannot remove {path}: {error.strerror}") from None
+
+    def list_files(self) -> list[str]:
+        """Paths of all files and links that a snapshot holds, without .git."""
+        return self._look(self._backend.root).files.files()
+
+    def _inside(self, path: str, follow: bool = True) -> Path:
+        """Where a path leads; absolute ones count from where commands see the workspace."""
+        if "\0" in path:
+            raise EnvError(f"{path!r} is not a path inside the workspace")
+        root = self._backend.root
+        inner = os.path.normpath(path)
+        if os.path.isabs(inner):
+            inner = os.path.relpath(inner, self.source if Path(inner).is_relative_to(self.source) else root)
+        there = root / inner
+        try:
+            real = there.resolve() if follow else there.parent.resolve() / there.name
+        except (OSError, RuntimeError):  # a circle of links
+            real = Path("/")
+        if real == root or not real.is_relative_to(root):
+            raise EnvError(f"{path!r} is not a path inside the workspace")
+        return real
+
+    # --- states -----------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> str:
+        """Remember the state; the id is that of the files' tree, and of the history's where that was changed."""
+        identity = self._name(self._look(self._backend.root))
+        self._backend.save(identity)
+        return identity
+
+    def restore(self, snapshot_id: str) -> None:
+        """Put a remembered state back, exactly; EnvError if it is not known."""
+        files, _, history = snapshot_id.partition("+")
+        want = [files, history or self._base[1]]
+        if not all(self._backend.holds(part) for part in want):
+            raise EnvError(f"there is no snapshot {snapshot_id} in {self.state_dir}")
+        self._backend.restore([*self._look(self._backend.root)], want)
+
+    def diff(self) -> str:
+        """Unified diff against the base, ready for ``git apply``; "" where nothing differs."""
+        return self._store.diff(self._base[0], self.state_hash())
+
+    def state_hash(self) -> str:
+        """Id of the git tree of all files."""
+        return self._look(self._backend.root).files.identity
+
+    def clone(self) -> LocalEnvironment:
+        """Another workspace, in the base state, on the same snapshots."""
+        limits = self._limits
+        return LocalEnvironment(
+            self.source, self.backend, self._sandbox.kind, self._sandbox.network, self.timeout, limits.memory_mb,
+            limits.max_procs, limits.max_file_mb, self.output_chars, self.state_dir,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Delete the workspace, and the snapshots too where no ``state_dir`` was given."""
+        self._backend.close()
+        self._finalizer()
+
+    def _look(self, root: Path) -> State:
+        files, self._seen["files"] = scan(root, self._store, self._seen["files"], lambda name: name != HISTORY)
+        history, self._seen["history"] = scan(root, self._store, self._seen["history"], lambda name: name == HISTORY)
+        return State(files, history)
+
+    def _name(self, state: State) -> str:
+        same = state.history.identity == self._base[1]
+        return state.files.identity if same else f"{state.files.identity}+{state.history.identity}"
+
+
+def _begin_history(root: Path) -> None:
+    """One commit of all that is not ignored, packed: nothing of the source's past."""
+    git("init", "-q", "--template=", "-b", "main", cwd=root)
+    git("add", "-A", cwd=root)
+    git(*COMMIT, "-m", "Base", cwd=root, **EPOCH)
+    git("repack", "-q", "-a", "-d", cwd=root)
+
+
+def _read_base(file: Path) -> list[str]:
+    try:
+        files, history = json.loads(file.read_text())["base"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise EnvError(f"{file} is damaged: it has to name the base state") from None
+    return [files, history]
+
+
+def _remove_abandoned(state_dir: Path) -> None:
+    """Delete workspaces of processes that were killed."""
+    for folder in state_dir.glob("work-*-*"):
+        if not Path("/proc", folder.name.split("-")[1]).exists():
+            remove(folder)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
