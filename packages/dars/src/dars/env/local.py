@@ -206,10 +206,17 @@ class LocalEnvironment(Environment):
         self._backend.save(identity)
         return identity
 
+    def knows(self, snapshot_id: str) -> bool:
+        """Whether :meth:`restore` can put a state back."""
+        return all(self._backend.holds(part) for part in self._parts(snapshot_id))
+
+    def _parts(self, snapshot_id: str) -> list[str]:
+        files, _, history = snapshot_id.partition("+")
+        return [files, history or self._base[1]]
+
     def restore(self, snapshot_id: str) -> None:
         """Put a remembered state back, exactly; EnvError if it is not known."""
-        files, _, history = snapshot_id.partition("+")
-        want = [files, history or self._base[1]]
+        want = self._parts(snapshot_id)
         if not all(self._backend.holds(part) for part in want):
             raise EnvError(f"there is no snapshot {snapshot_id} in {self.state_dir}")
         self._backend.restore([*self._look(self._backend.root)], want)
