@@ -83,7 +83,9 @@ def _uct(tree: Tree, value: Value, exploration: float, max_children: int) -> int
 def _statistics(
     tree: Tree, value: Value, max_children: int
 ) -> tuple[dict[int, int], dict[int, float], dict[int, bool]]:
-    visits, total, open_below = dict.fromkeys(tree.nodes, 0), dict.fromkeys(tree.nodes, 0.0), {}
+    """Visits, sum of values, and whether there is anything to return to at or below every node."""
+    visits, total = dict.fromkeys(tree.nodes, 0), dict.fromkeys(tree.nodes, 0.0)
+    open_below: dict[int, bool] = {}
     for leaf in tree.leaves():
         worth = value(leaf)
         for node in tree.path(leaf.id):
