@@ -264,3 +264,18 @@ def test_last_n_keeps_the_last_observations():
 def test_states_are_compared_only_when_asked():
     engine, _, _ = searched(script(STORY), dedupe=DedupeSection(states=False))
     assert all(node.exit != "transposed" for node in engine.state.tree.nodes.values())
+
+
+def test_prefix_lasts_up_to_where_alternatives_are_or_may_be_owed():
+    _, model, _ = searched(script(STORY))
+    lasting = {r.path: r.long_lived for r in model.requests if r.role == "act"}
+    assert lasting[()] == 0  # the first action may open an expansion
+    assert lasting[0,] == 2
+    assert lasting[0, 0] == 4  # a submit may still
+    assert lasting[0, 1] == 4
+    assert all(r.long_lived == 2 * len(r.path) for r in model.requests if r.role == "candidate")
+    edits = DarsConfig().policy.model_copy(update={"limits": {"edit": 1}})
+    _, model, _ = searched(script(STORY), policy=edits)
+    lasting = {r.path: r.long_lived for r in model.requests if r.role == "act"}
+    assert lasting[0, 0, 0] == 2  # nothing opens below: what has to last ends where the edit was decided
+    assert lasting[0, 1, 0] is None  # nothing is owed on this path any more

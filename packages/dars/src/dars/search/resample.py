@@ -85,6 +85,7 @@ def resample(
                 ModelRequest(
                     "candidate", tree.indices(node_id), start + attempt * k + i, prompts.system, asked, prompts.tools,
                     config.max_tokens, config.candidates.temperature if model.capabilities.temperature else None,
+                    long_lived=2 * node.depth,
                 )
             )  # fmt: skip
         for response in model.complete_many(requests):

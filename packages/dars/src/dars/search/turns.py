@@ -46,6 +46,25 @@ def messages(tree: Tree, node_id: int, prompts: Prompts, history: HistorySection
     return out
 
 
+def lasting(tree: Tree, node_id: int, config: DarsConfig) -> int | None:
+    """Index of the message up to which a cache should last until alternatives are drawn: a function of the path alone.
+
+    That is the node's own last message while its first action may still open an expansion, since what is cached for a
+    short time cannot be made to last later; else the last message of the deepest expanded decision above it.
+    """
+    if config.strategy != "dars" or config.policy.num_expansions < 2:
+        return None
+    policy = config.policy.build()
+    path = tree.path(node_id)
+    node = path[-1]
+    if not node.children and any(node.remaining.get(kind, 0) > 0 for kind in policy.allowed(node.history)):
+        return 2 * node.depth
+    for above, below in zip(path[-2::-1], path[:0:-1], strict=True):
+        if below.child_index == 0 and policy.should_expand(below.kind, above.history, above.remaining):
+            return 2 * above.depth
+    return None
+
+
 def with_text(turns: Sequence[Message], text: str) -> list[Message]:
     """The same with a further block of text after everything else of the last user turn."""
     last = {**turns[-1], "content": [*turns[-1]["content"], {"type": "text", "text": text}]}
@@ -99,7 +118,16 @@ def ask(
         if stop():
             return None, "stopped"
         response = model.complete(
-            ModelRequest("act", tree.indices(node_id), sample, prompts.system, [*turns, *extra], prompts.tools, limit)
+            ModelRequest(
+                "act",
+                tree.indices(node_id),
+                sample,
+                prompts.system,
+                [*turns, *extra],
+                prompts.tools,
+                limit,
+                long_lived=lasting(tree, node_id, config),
+            )  # fmt: skip
         )
         spent(response)
         sample += 1
