@@ -190,9 +190,9 @@ class LocalEnvironment(Environment):
     def _inside(self, path: str, follow: bool = True) -> Path:
         """Where a path leads; absolute ones count from where commands see the workspace."""
         root = self._backend.root
-        inner = os.path.normpath(path)
-        if os.path.isabs(inner):
-            inner = os.path.relpath(inner, self.source if Path(inner).is_relative_to(self.source) else root)
+        inner = path
+        if os.path.isabs(path):
+            inner = next((below for top in (self.source, root) if (below := _below(top, path)) is not None), "..")
         parts = resolve(root, self.source, inner, follow) if "\0" not in path else None
         if not parts:
             raise EnvError(f"{path!r} is not a path inside the workspace")
@@ -269,13 +269,18 @@ def resolve(root: Path, shown_at: Path, inner: str, follow: bool = True) -> list
             done.append(part)
             continue
         links += 1
-        target = os.path.normpath(os.readlink(there)) if links <= 40 else "/"
-        if os.path.isabs(target):
-            if not Path(target).is_relative_to(shown_at):
-                return None
-            done, target = [], os.path.relpath(target, shown_at)
+        target: str | None = os.readlink(there)
+        if target is not None and os.path.isabs(target):
+            done, target = [], _below(shown_at, target)
+        if target is None or links > 40:
+            return None
         ahead.extend(target.split("/")[::-1])
     return done
+
+
+def _below(top: Path, path: str) -> str | None:
+    """What follows ``top`` in an absolute path; None if something else precedes."""
+    return path[len(str(top)) :].lstrip("/") if f"{path}/".startswith(f"{top}/") else None
 
 
 def _begin_history(root: Path) -> None:
