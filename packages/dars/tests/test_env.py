@@ -600,12 +600,13 @@ def test_writing_through_a_link_to_the_outside_changes_nothing(closed, tmp_path)
     assert (tmp_path / "target").read_text() == "before"
 
 
-def test_commands_die_with_their_parent(source, closed):
+def test_commands_die_with_their_parent(source, closed, tmp_path):
     marker = str(10_000 + time.time_ns() % 80_000)
     script = f"""if True:
         import pathlib
         from dars.env.local import LocalEnvironment
-        LocalEnvironment(pathlib.Path({str(source)!r}), sandbox={closed._sandbox.kind!r}).exec("sleep {marker}")
+        source, state = pathlib.Path({str(source)!r}), pathlib.Path({str(tmp_path)!r})
+        LocalEnvironment(source, sandbox={closed._sandbox.kind!r}, state_dir=state).exec("sleep {marker}")
     """
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", script], env=path) as process:
