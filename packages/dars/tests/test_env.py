@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dars.env.local import LocalEnvironment
+from dars.env import overlay
+from dars.env.local import BACKENDS, LocalEnvironment, resolve
 from dars.env.output import shorten
 from dars.env.sandbox import choose, works
 from dars.errors import EnvError, SandboxUnavailable
@@ -20,6 +21,8 @@ from dars.errors import EnvError, SandboxUnavailable
 NAMES = ("a", "b.py", "with space", "new\nline", "ü.txt", ".hidden", "deep/er/c", "deep/d", "node/x.log", "build/o.bin")
 SANDBOXES = [pytest.param(kind, marks=pytest.mark.skipif(bool(works(kind)), reason=works(kind)))
              for kind in ("bwrap", "unshare")]  # fmt: skip
+STORES = [pytest.param(name, marks=pytest.mark.skipif(name == "overlay" and bool(overlay.works()),
+          reason=overlay.works())) for name in BACKENDS]  # fmt: skip
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(("write", "remove", "rename", "chmod", "link", "mkdir", "rmdir")),
@@ -199,6 +202,69 @@ def test_history_of_the_workspace_is_one_commit_and_goes_back_with_the_files(env
     assert env.exec("git rev-list --all --count; git status --short").output == "2\n"
 
 
+@pytest.mark.parametrize("backend", STORES)
+def test_backends_agree_on_every_state_and_reach_it_from_every_other(backend, source, env):
+    steps = (
+        "printf 'V = 2' > pkg/__init__.py", "rm -r empty; mkdir -p 'a b/c'; ln -s pkg link",
+        "chmod +x crlf.txt; rm run.sh",
+        "rm link; mkdir link; head -c 999 /dev/zero > link/zeros",
+        "mv pkg moved; echo ignored > x.log", "echo a >> crlf.txt",
+    )  # fmt: skip
+    with LocalEnvironment(source, backend=backend, sandbox="none") as other, other.clone() as twin:
+        expected, there = [env.snapshot()], [look(root_of(env))]
+        assert other.snapshot() == expected[0]
+        for step in steps:
+            for workspace in (env, other):
+                workspace.exec(step)
+                workspace.write_file("notes/n.txt", step.encode())
+            expected.append(env.snapshot())
+            there.append(look(root_of(env)))
+            assert other.snapshot() == expected[-1]
+        for i in (2, 0, 6, 3, 4, 1, 5):
+            for workspace in (other, twin):
+                workspace.exec("echo unsaved > unsaved; rm -rf pkg notes")
+                workspace.restore(expected[i])
+                assert look(root_of(workspace)) == there[i]
+                assert workspace.state_hash() == expected[i]
+            env.restore(expected[i])
+            assert other.diff() == env.diff()
+    assert "V = 2" not in (source / "pkg" / "__init__.py").read_text()
+
+
+@pytest.mark.parametrize("backend", STORES)
+def test_each_backend_finds_its_snapshots_again(backend, source, tmp_path):
+    with LocalEnvironment(source, backend=backend, sandbox="none", state_dir=tmp_path) as first:
+        for i in range(3):
+            first.exec(f"echo {i} >> pkg/m.py")
+            identity = first.snapshot()
+    with LocalEnvironment(source, backend=backend, sandbox="none", state_dir=tmp_path) as second:
+        second.restore(identity)
+        assert second.read_file("pkg/m.py") == b"0\n1\n2\n"
+        with pytest.raises(EnvError, match="there is no snapshot"):
+            second.restore("0" * 40)
+
+
+def test_replay_that_leads_elsewhere_is_an_error_and_not_a_wrong_state(source):
+    with LocalEnvironment(source, backend="replay", sandbox="none") as env:
+        env.exec("date +%s%N > now")
+        identity = env.snapshot()
+        with pytest.raises(EnvError, match="did not lead to"):
+            env.restore(identity)
+
+
+@pytest.mark.parametrize("sandbox", SANDBOXES)
+@pytest.mark.skipif(bool(overlay.works()), reason=overlay.works())
+def test_overlay_is_what_closed_in_commands_see_too(sandbox, source):
+    with LocalEnvironment(source, backend="overlay", sandbox=sandbox) as env:
+        env.write_file("pkg/m.py", b"1")
+        env.snapshot()
+        assert (
+            env.exec(f"cat pkg/m.py; echo 2 > pkg/m.py; cat {source}/pkg/m.py; cat /root/x || true").output[:3]
+            == "12\n"
+        )
+        assert env.read_file("pkg/m.py") == b"2\n"
+
+
 def test_nested_repositories_are_plain_files(env):
     before = env.snapshot()
     env.exec("mkdir sub && cd sub && git init -q . && echo 1 > f && git add f")
@@ -317,6 +383,8 @@ def test_settings_that_cannot_work_are_refused_by_name(source, tmp_path):
         LocalEnvironment(source, sandbox="none", state_dir=source / "state")
     with pytest.raises(EnvError, match="there is no sandbox 'jail'"):
         LocalEnvironment(source, sandbox="jail")
+    with pytest.raises(EnvError, match="there is no backend 'tape'"):
+        LocalEnvironment(source, backend="tape", sandbox="none")
     with pytest.raises(EnvError, match="positive"):
         LocalEnvironment(source, sandbox="none", timeout=0)
 
@@ -355,6 +423,23 @@ def test_paths_may_be_absolute_as_commands_see_them_and_go_through_links_that_st
     assert "pkg/m.py" in env.list_files()
     assert "to-pkg" not in env.list_files()
     assert not (source / "pkg" / "m.py").exists()
+
+
+def test_links_are_followed_as_the_system_follows_them(tmp_path):
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    (tmp_path / "d" / "f").write_text("")
+    for name, target in (("l1", "d/e"), ("d/l2", "../l1/../f"), ("d/e/l3", "../../d/l2"), ("l4", f"{tmp_path}/d"),
+                         ("up", ".."), ("d/round", "round"), ("far", "/etc")):  # fmt: skip
+        (tmp_path / name).symlink_to(target)
+    paths = ("l1", "d/l2", "d/e/l3", "l4/l2", "l4/e/new", "l1/l3", "l1/../f", "d/./e//l3", "d/../l4", "l4/e/../../d/f")
+    for path in paths:
+        parts = resolve(tmp_path, tmp_path, path)
+        assert parts is not None
+        assert str(tmp_path.joinpath(*parts)) == os.path.realpath(tmp_path / path)
+    for path in ("up", "up/x", "d/round", "d/round/x", "far", "far/passwd", "l1/../../..", "..", "d/../../x"):
+        assert resolve(tmp_path, tmp_path, path) is None
+    assert resolve(tmp_path, tmp_path, "up", follow=False) == ["up"]
+    assert resolve(tmp_path, tmp_path, "up/x", follow=False) is None
 
 
 def test_missing_files_are_named(env):
@@ -515,12 +600,13 @@ def test_writing_through_a_link_to_the_outside_changes_nothing(closed, tmp_path)
     assert (tmp_path / "target").read_text() == "before"
 
 
-def test_commands_die_with_their_parent(source, closed):
+def test_commands_die_with_their_parent(source, closed, tmp_path):
     marker = str(10_000 + time.time_ns() % 80_000)
     script = f"""if True:
         import pathlib
         from dars.env.local import LocalEnvironment
-        LocalEnvironment(pathlib.Path({str(source)!r}), sandbox={closed._sandbox.kind!r}).exec("sleep {marker}")
+        source, state = pathlib.Path({str(source)!r}), pathlib.Path({str(tmp_path)!r})
+        LocalEnvironment(source, sandbox={closed._sandbox.kind!r}, state_dir=state).exec("sleep {marker}")
     """
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", script], env=path) as process:

@@ -9,11 +9,15 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..errors import EnvError
+from .backend import Backend
 from .base import Environment, ExecResult
+from .copy import CopyBackend
 from .git import GitBackend
+from .overlay import OverlayBackend
+from .replay import Perform, ReplayBackend
 from .sandbox import Limits, Sandbox, choose
 from .scan import Folder, StatCache, copy_folder, remove, scan
 from .store import ObjectStore, git
@@ -23,28 +27,7 @@ COMMIT = ("-c", "user.name=dars", "-c", "user.email=dars@localhost", "commit", "
 EPOCH = {"GIT_AUTHOR_DATE": "2000-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2000-01-01T00:00:00Z"}
 
 
-class Backend(Protocol):
-    """How states are remembered and put back; ``root`` is where the workspace now lies."""
-
-    root: Path
-    enter: tuple[str, ...]  # words that lead a command to where ``root`` is mounted
-    cheap: bool
-
-    def holds(self, part: str) -> bool:
-        """Whether a state is remembered."""
-        ...
-
-    def save(self, snapshot_id: str) -> None:
-        """Remember the present state under its id."""
-        ...
-
-    def restore(self, have: list[Folder], want: list[str]) -> None:
-        """Put a state back; the parts are files and history."""
-        ...
-
-    def close(self) -> None:
-        """Let go of processes."""
-        ...
+BACKENDS = ("git", "overlay", "copy", "replay")
 
 
 class State(NamedTuple):
@@ -96,6 +79,8 @@ class LocalEnvironment(Environment):
     ) -> None:
         if timeout <= 0 or min(memory_mb, max_procs, max_file_mb, output_chars) < 1:
             raise EnvError("timeout, memory_mb, max_procs, max_file_mb and output_chars have to be positive")
+        if backend not in BACKENDS:
+            raise EnvError(f"there is no backend {backend!r}; there are {', '.join(BACKENDS)}")
         self.source = Path(source).resolve()
         self.backend = backend
         self.timeout = timeout
@@ -121,34 +106,47 @@ class LocalEnvironment(Environment):
         self._store = ObjectStore(self.state_dir / "store")
         root = self._work / "workspace"
         root.mkdir()
-        self._backend: Backend = GitBackend(root, self._store)
-        self.cheap_snapshots = self._backend.cheap
         if self.source.is_dir():
-            copy_folder(self.source, root)
-        if not known:
-            _begin_history(root)
+            # Its history may hold the answer; a submodule's files become plain ones.
+            copy_folder(self.source, root, lambda path, name: name == HISTORY)
         base_file = self.state_dir / "base.json"
         if known:
             self._base = _read_base(base_file)
-            GitBackend(root, self._store).restore([*self._look(root)], self._base)
+            GitBackend(root, self._store).restore(self._base[0], self._look(root), self._base)
         else:
-            state = self._look(root)
-            self._base = [state.files.identity, state.history.identity]
-            unfinished = self.state_dir / "base.json.new"
+            _begin_history(root)
+            self._base = [folder.identity for folder in self._look(root)]
+            unfinished = base_file.with_suffix(".new")
             unfinished.write_text(json.dumps({"source": str(self.source), "base": self._base}))
             unfinished.replace(base_file)
+        self._backend = self._remember(root)
+        self._backend.save(self._base[0])
+        self.cheap_snapshots = self._backend.cheap
+
+    def _remember(self, root: Path) -> Backend:
+        if self.backend == "overlay":
+            return OverlayBackend(root, self.state_dir / "layers", self._work)
+        if self.backend == "copy":
+            return CopyBackend(root, self.state_dir / "copies")
+        if self.backend == "replay":
+            again: dict[str, Perform] = {"exec": self._exec, "write": self._write_file, "remove": self._remove_file}
+            return ReplayBackend(root, self._store, self.state_dir / "replays", self._base, again)
+        return GitBackend(root, self._store)
 
     # --- commands and files -----------------------------------------------------------------------------------------
 
     def exec(self, cmd: str | list[str], timeout: float | None = None, stdin: bytes | None = None) -> ExecResult:
         """Run a command in the sandbox; all it started ends with it, and after ``timeout`` seconds (exit code 124)."""
-        command = [shutil.which("bash") or "/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
-        if not command:
+        if not cmd:
             raise EnvError("the command is empty")
+        self._backend.note("exec", cmd, timeout, stdin)
+        return self._exec(cmd, timeout, stdin)
+
+    def _exec(self, cmd: str | list[str], timeout: float | None, stdin: bytes | None) -> ExecResult:
+        command = [shutil.which("bash") or "/bin/sh", "-c", cmd] if isinstance(cmd, str) else cmd
         seconds = self.timeout if timeout is None else timeout
-        return self._sandbox.run(
-            command, self._backend.root, seconds, stdin, self.output_chars, self._scratch, self._backend.enter
-        )
+        at, enter = self._backend.inner, self._backend.enter
+        return self._sandbox.run(command, at, seconds, stdin, self.output_chars, self._scratch, enter)
 
     def read_file(self, path: str) -> bytes:
         """Bytes of a file, also through links that stay inside."""
@@ -160,6 +158,10 @@ class LocalEnvironment(Environment):
 
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file, folders included; its bytecode is dropped, which could pass for that of the new content."""
+        self._backend.note("write", path, data)
+        self._write_file(path, data)
+
+    def _write_file(self, path: str, data: bytes) -> None:
         there = self._inside(path)
         try:
             there.parent.mkdir(parents=True, exist_ok=True)
@@ -171,6 +173,10 @@ class LocalEnvironment(Environment):
 
     def remove_file(self, path: str) -> None:
         """Delete a file, or a link itself."""
+        self._backend.note("remove", path)
+        self._remove_file(path)
+
+    def _remove_file(self, path: str) -> None:
         there = self._inside(path, follow=False)
         try:
             there.unlink()
@@ -183,20 +189,14 @@ class LocalEnvironment(Environment):
 
     def _inside(self, path: str, follow: bool = True) -> Path:
         """Where a path leads; absolute ones count from where commands see the workspace."""
-        if "\0" in path:
-            raise EnvError(f"{path!r} is not a path inside the workspace")
         root = self._backend.root
-        inner = os.path.normpath(path)
-        if os.path.isabs(inner):
-            inner = os.path.relpath(inner, self.source if Path(inner).is_relative_to(self.source) else root)
-        there = root / inner
-        try:
-            real = there.resolve() if follow else there.parent.resolve() / there.name
-        except (OSError, RuntimeError):  # a circle of links
-            real = Path("/")
-        if real == root or not real.is_relative_to(root):
+        inner = path
+        if os.path.isabs(path):
+            inner = next((below for top in (self.source, root) if (below := _below(top, path)) is not None), "..")
+        parts = resolve(root, self.source, inner, follow) if "\0" not in path else None
+        if not parts:
             raise EnvError(f"{path!r} is not a path inside the workspace")
-        return real
+        return root.joinpath(*parts)
 
     # --- states -----------------------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class LocalEnvironment(Environment):
 
     def knows(self, snapshot_id: str) -> bool:
         """Whether :meth:`restore` can put a state back."""
-        return all(self._backend.holds(part) for part in self._parts(snapshot_id))
+        return self._backend.holds(snapshot_id, self._parts(snapshot_id))
 
     def _parts(self, snapshot_id: str) -> list[str]:
         files, _, history = snapshot_id.partition("+")
@@ -216,10 +216,12 @@ class LocalEnvironment(Environment):
 
     def restore(self, snapshot_id: str) -> None:
         """Put a remembered state back, exactly; EnvError if it is not known."""
-        want = self._parts(snapshot_id)
-        if not all(self._backend.holds(part) for part in want):
+        parts = self._parts(snapshot_id)
+        if not self._backend.holds(snapshot_id, parts):
             raise EnvError(f"there is no snapshot {snapshot_id} in {self.state_dir}")
-        self._backend.restore([*self._look(self._backend.root)], want)
+        self._backend.restore(snapshot_id, self._look(self._backend.root), parts)
+        if self.backend == "replay" and self.state_hash() != parts[0]:
+            raise EnvError(f"doing all again did not lead to {snapshot_id}: use another backend than replay")
 
     def diff(self) -> str:
         """Unified diff against the base, ready for ``git apply``; "" where nothing differs."""
@@ -250,6 +252,42 @@ class LocalEnvironment(Environment):
     def _name(self, state: State) -> str:
         same = state.history.identity == self._base[1]
         return state.files.identity if same else f"{state.files.identity}+{state.history.identity}"
+
+
+def resolve(root: Path, shown_at: Path, inner: str, follow: bool = True) -> list[str] | None:
+    """Parts of the path below ``root`` to which a relative path leads through all links; None if it leads outside.
+
+    An absolute link below ``shown_at`` leads inside, as it does for commands. follow: whether a link at the end counts.
+    """
+    done: list[str] = []
+    ahead = inner.split("/")[::-1]
+    links = 0
+    while ahead:
+        part = ahead.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            if not done:
+                return None
+            done.pop()
+            continue
+        there = root.joinpath(*done, part)
+        if not there.is_symlink() or not (ahead or follow):
+            done.append(part)
+            continue
+        links += 1
+        target: str | None = os.readlink(there)
+        if target is not None and os.path.isabs(target):
+            done, target = [], _below(shown_at, target)
+        if target is None or links > 40:
+            return None
+        ahead.extend(target.split("/")[::-1])
+    return done
+
+
+def _below(top: Path, path: str) -> str | None:
+    """What follows ``top`` in an absolute path; None if something else precedes."""
+    return path[len(str(top)) :].lstrip("/") if f"{path}/".startswith(f"{top}/") else None
 
 
 def _begin_history(root: Path) -> None:

@@ -108,7 +108,9 @@ class Sandbox:
                 line = bubblewrap(line, workspace, self.shown_at, self.network, self.limits.memory_mb)
             elif self.kind == "unshare":
                 line = unshare(line, workspace, self.shown_at, self.network, self.limits.memory_mb, private)
-            cwd = workspace if self.kind == "none" else None
+            elif enter:
+                line = ["sh", "-c", 'cd "$0" && exec "$@"', str(workspace), *line]
+            cwd = workspace if self.kind == "none" and not enter else None
             environment = clean_environment(private if self.kind == "none" else None)
             with tempfile.TemporaryFile(dir=scratch) as output, tempfile.TemporaryFile(dir=scratch) as given:
                 given.write(stdin or b"")

@@ -178,20 +178,37 @@ def _unlock(function: Callable[..., Any], path: str, error: Any) -> None:
         os.unlink(path)
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Copy files, folders and links, writable by us, without caches, histories, sockets and pipes."""
+def clear(folder: Path) -> bool:
+    """Delete all but what is installed; whether nothing is left."""
+    empty = True
+    for entry in _list(os.fspath(folder)):
+        path = Path(entry.path)
+        if not entry.is_dir(follow_symlinks=False):
+            path.unlink()
+        elif not is_installed(entry.path, entry.name) and clear(path):
+            path.rmdir()
+        else:
+            empty = False
+    return empty
+
+
+def copy_folder(source: Path, target: Path, skip: Callable[[str, str], bool]) -> None:
+    """Copy files, folders and links, writable by us, without caches, sockets and pipes.
+
+    skip : skip(path, name) tells what else to leave out.
+    """
     target.mkdir(exist_ok=True)
     try:
         with os.scandir(source) as entries:
             for entry in entries:
                 there = target / entry.name
-                if entry.name == ".git":
-                    continue  # its history may hold the answer; a submodule's files become plain ones
+                if skip(entry.path, entry.name):
+                    continue
                 if entry.is_symlink():
                     os.symlink(os.readlink(entry.path), there)
                 elif entry.is_dir():
                     if entry.name not in CACHES:
-                        copy_folder(Path(entry.path), there)
+                        copy_folder(Path(entry.path), there, skip)
                 elif entry.is_file():
                     shutil.copy2(entry.path, there)
                     there.chmod(0o755 if entry.stat().st_mode & stat.S_IXUSR else 0o644)

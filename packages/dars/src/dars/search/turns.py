@@ -127,7 +127,7 @@ def ask(
                 prompts.tools,
                 limit,
                 long_lived=lasting(tree, node_id, config),
-            )  # fmt: skip
+            )
         )
         spent(response)
         sample += 1
