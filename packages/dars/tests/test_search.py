@@ -294,3 +294,29 @@ def test_uct_returns_where_leaves_were_good():
     assert again.state.tree.skeleton() == tree.skeleton()
     with pytest.raises(TaskError, match="value of leaves"):
         world(8, PAPER, strategy="mcts")
+
+
+def test_unsubmitted_patch_is_that_of_the_path_with_any_number_of_workers():
+    def act(request):
+        depth = len(request.path)
+        if depth == 2:
+            return "nothing more comes to mind"  # ends the path without submitting
+        return ToolCall("edit", {"at": [*request.path, request.sample]})
+
+    def run(env, args, state):
+        env.write_file("log", repr(args["at"]).encode())
+        return Observation("")
+
+    patches = []
+    for workers in (1, 3):
+        config = DarsConfig(
+            candidates=CandidatesSection(k=1, retries=0), feedback=FeedbackSection(enabled=False), workers=workers,
+            policy=PolicySection(limits={"edit": 2}, allowed_after={"edit": ["edit"]}, num_expansions=3),
+        )  # fmt: skip
+        tools = {"edit": Tool("edit", {}, "edit", run)}
+        engine = Engine(ScriptedModel(act), MemoryEnvironment({"log": ""}), tools, Prompts(), config)
+        engine.run()
+        tree = engine.state.tree
+        patches.append({tree.indices(leaf.id): leaf.patch for leaf in tree.leaves()})
+        assert all(repr(leaf.args["at"]) in leaf.patch for leaf in tree.leaves())
+    assert patches[0] == patches[1]

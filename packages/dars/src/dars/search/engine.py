@@ -163,12 +163,12 @@ class Engine:
             if self._stop():
                 return
             anew = not cur.children or self.config.strategy == "restart"  # independent of what was tried
-            choice = self._act(cur, spent) if anew else self._again(cur, env, spent)
+            choice = self._act(cur, env, spent) if anew else self._again(cur, env, spent)
             if choice is None:
                 return
             cur, tools = self._step(cur, choice, env, tools, spent)
 
-    def _act(self, cur: Node, spent: Spent) -> Choice | None:
+    def _act(self, cur: Node, env: Environment, spent: Spent) -> Choice | None:
         """The model's next action; None where the path ends without one."""
         start = len(cur.children) * 100  # samples of a new run from the same node are others
         response, exit = ask(
@@ -178,7 +178,7 @@ class Engine:
             if exit == "stopped":
                 self._emit({"type": "spent", **spent.take()})
             else:
-                self._end(cur, exit, self.env, spent)
+                self._end(cur, exit, env, spent)
             return None
         assert response.call is not None
         return Choice(response.call, list(response.content), response.text)
