@@ -126,7 +126,7 @@ def distribute(objective: nn.Module, blocks: list[nn.Module], mode: str, world: 
     from torch.nn.parallel import DistributedDataParallel
 
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(objective, device_ids=devices, gradient_as_bucket_view=True)
 
 
 def synced(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
