@@ -77,7 +77,7 @@ def run_text(profile: Profile, rng: np.random.Generator, out: Path, device: str 
     )
     first = Task(
         process={}, tokens=training, length=profile.text_length, config=config, steps=profile.text_steps,
-        batch=profile.text_batch, device=device,
+        batch=profile.text_batch, learning_rate=profile.text_rate, device=device,
     )  # fmt: skip
     tasks = [
         replace(first, process=HybridProcess(V, MASK, p_u).to_dict(), weighting=weighting, seed=seed)
