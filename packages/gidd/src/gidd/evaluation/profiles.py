@@ -155,14 +155,14 @@ FULL = replace(
     latin_times=(4, 8, 16, 32),
     latin_corrected=(4, 32),
     latin_more=0.25,
-    text_steps=900,
+    text_steps=1_500,
     text_batch=16,
     text_length=64,
     text_seeds=3,
     text_noise=(0.0, 0.1, 0.2),
-    text_samples=64,
+    text_samples=48,
     text_times=(16, 32),
-    text_curve=(4, 8, 64),
+    text_curve=(4, 8),
     text_corrections=48,
 )
 GPU = replace(
