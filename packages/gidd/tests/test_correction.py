@@ -234,3 +234,19 @@ def test_no_sequences_are_no_probabilities():
     model = DiT(DiTConfig(vocab_size=5, hidden=8, layers=1, heads=2, max_seq_len=8))
     out = token_error_probs(model, HybridProcess(5, 4, 0.2), torch.zeros(0, 8, dtype=torch.long))
     assert out.shape == (0, 8)
+
+
+def test_error_rate_of_uniform_substitutions_gives_the_bayes_probability():
+    """A share e of tokens is replaced by one of N others: P(wrong | z, context) by Bayes, for any prediction p."""
+    from gidd.evaluation.detection import PLANTED, planted_rate
+
+    symbols = 7
+    p = HybridProcess(symbols + 1, symbols, 0.2)
+    predicted = torch.rand(1, 20, symbols, generator=torch.Generator().manual_seed(0)).double().pow(3)
+    predicted = predicted / predicted.sum(-1, keepdim=True)
+    tokens = torch.arange(20)[None] % symbols
+    logits = torch.cat([predicted.log(), torch.full((1, 20, 1), -torch.inf).double()], dim=-1)
+    found = token_error_probs(lambda z, t: logits, p, tokens, error_rate=planted_rate(symbols))
+    right = (1 - PLANTED) * predicted.gather(-1, tokens[..., None])[..., 0]
+    wrong = PLANTED / (symbols - 1) * (1 - predicted.gather(-1, tokens[..., None])[..., 0])
+    assert torch.allclose(found, wrong / (right + wrong), atol=1e-9)

@@ -24,7 +24,7 @@ from ..likelihood import elbo
 from ..models import DiT
 from ..process import HybridProcess, process_from_dict
 from ..sampling import sample, self_correct, token_error_probs
-from .detection import PLANTED, auc, calibration_error, plant
+from .detection import PLANTED, auc, calibration_error, plant, planted_rate
 from .plots import Curves, draw_correction, draw_text
 from .profiles import GRIDS, Profile, own_grid
 from .report import DERIVED, PAPER, Artifact, Claim, Experiment, Metric, bootstrap_difference, t_interval
@@ -166,7 +166,7 @@ def _study(work: tuple[Profile, Task, np.ndarray, np.ndarray]) -> _Run:
     if task.weighting != "dynamic":
         return _Run(task, process.p_uniform, weights, bound, path, rest)
     tokens = torch.as_tensor(shown, device=task.device)
-    doubt = token_error_probs(model, process, tokens, error_rate=PLANTED).cpu().numpy()
+    doubt = token_error_probs(model, process, tokens, error_rate=planted_rate(len(ALPHABET))).cpu().numpy()
     written = tuple(_write(profile, task, model, process))
     return _Run(task, process.p_uniform, weights, bound, path, rest, doubt, written)
 

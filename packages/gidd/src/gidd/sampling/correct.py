@@ -226,7 +226,9 @@ def token_error_probs(
     Parameters
     ----------
     tokens : (B, L).
-    error_rate : share of wrong tokens to expect, in the place of the process's own b / (alpha + b) at t0.
+    error_rate : in the place of the process's own b / (alpha + b) at t0: how often a token stands where one particular
+        other belongs, over how often it is right. Where a share e of all tokens is wrong, each of N wrong ones equally
+        often, that is (e / N) / (1 - e).
     """
     if error_rate is not None and not 0 <= error_rate <= 1:
         raise ValueError(f"error_rate has to lie in [0, 1]; got {error_rate!r}")
