@@ -508,3 +508,12 @@ def test_broken_checkpoint_is_named(run, home):
     assert code == 2
     assert err.startswith("error: ")
     assert "config.json" in err
+
+
+def test_public_names_resolve_from_the_package():
+    import gidd
+
+    for name in set(gidd.__all__) - {"GiddLM", "GiddScheduler"}:  # these need optional libraries
+        assert getattr(gidd, name) is not None
+    assert gidd.hub.load_checkpoint
+    assert gidd.likelihood.elbo is gidd.elbo

@@ -207,3 +207,46 @@ def test_tokens_have_to_be_sequences_of_a_batch():
 def test_empty_batches_pass_through():
     assert self_correct(agree, PROCESS, torch.zeros(0, 3, dtype=torch.long)).tokens.shape == (0, 3)
     assert gibbs(agree, PROCESS, torch.zeros(0, 3, dtype=torch.long), 0.5, 3).shape == (0, 3)
+
+
+def test_gibbs_strategy_takes_the_least_probable_token_whatever_the_temperature():
+    """At the first place .3 against one rival of .7, at the second .05 among twenty equals: the second is doubted."""
+    size = 22
+    p = HybridProcess(size, size - 1, 0.2)
+    logits = torch.full((1, 2, size), -torch.inf)
+    logits[0, 0, 0], logits[0, 0, 1] = torch.tensor(0.3).log(), torch.tensor(0.7).log()
+    logits[0, 1, :20] = torch.tensor(0.05).log()
+    tokens = torch.zeros(1, 2, dtype=torch.long)
+    changed = torch.zeros(2)
+    for seed in range(40):
+        out = self_correct(
+            lambda z, t: logits, p, tokens, max_steps=1, strategy="gibbs", temperature=0.1,
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        changed += (out.tokens != tokens)[0]
+    assert changed[0] == 0
+    assert changed[1] > 30
+
+
+def test_no_sequences_are_no_probabilities():
+    from gidd import DiT, DiTConfig
+
+    model = DiT(DiTConfig(vocab_size=5, hidden=8, layers=1, heads=2, max_seq_len=8))
+    out = token_error_probs(model, HybridProcess(5, 4, 0.2), torch.zeros(0, 8, dtype=torch.long))
+    assert out.shape == (0, 8)
+
+
+def test_error_rate_of_uniform_substitutions_gives_the_bayes_probability():
+    """A share e of tokens is replaced by one of N others: P(wrong | z, context) by Bayes, for any prediction p."""
+    from gidd.evaluation.detection import PLANTED, planted_rate
+
+    symbols = 7
+    p = HybridProcess(symbols + 1, symbols, 0.2)
+    predicted = torch.rand(1, 20, symbols, generator=torch.Generator().manual_seed(0)).double().pow(3)
+    predicted = predicted / predicted.sum(-1, keepdim=True)
+    tokens = torch.arange(20)[None] % symbols
+    logits = torch.cat([predicted.log(), torch.full((1, 20, 1), -torch.inf).double()], dim=-1)
+    found = token_error_probs(lambda z, t: logits, p, tokens, error_rate=planted_rate(symbols))
+    right = (1 - PLANTED) * predicted.gather(-1, tokens[..., None])[..., 0]
+    wrong = PLANTED / (symbols - 1) * (1 - predicted.gather(-1, tokens[..., None])[..., 0])
+    assert torch.allclose(found, wrong / (right + wrong), atol=1e-9)

@@ -651,3 +651,22 @@ def test_pure_noise_costs_nothing_and_is_no_nan(process, weighting):
     assert abs(float(found.loss.detach())) < 1e-12
     assert float(found.elbo.abs().max()) == 0.0
     assert bool((logits.grad == 0).all())
+
+
+@pytest.mark.parametrize("weighting", ["clip", "dynamic", "dynamic_released", "snr"])
+def test_gradients_at_the_very_beginning_are_numbers(weighting):
+    p = HybridProcess(6, 5, 0.2)
+    x = torch.arange(5)[None]
+    logits = (80 * torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    loss = gidd_loss(logits, x, x, torch.zeros(1), p, weighting=weighting, reduction="sum").loss
+    (slope,) = torch.autograd.grad(loss, logits)
+    assert not bool(slope.isnan().any())
+
+
+def test_debugging_looks_at_hidden_states_too(monkeypatch):
+    monkeypatch.setenv("GIDD_DEBUG", "1")
+    hidden, head = torch.zeros(1, 2, 3), torch.zeros(6, 3)
+    hidden[0, 1, 2] = torch.nan
+    x = torch.tensor([[0, 1]])
+    with pytest.raises(FloatingPointError, match=r"hidden\[0, 1, 2\] holds nan"):
+        fused_linear_gidd_loss(hidden, head, None, x, x, torch.tensor([0.5]), HybridProcess(6, 5, 0.2))

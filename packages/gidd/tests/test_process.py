@@ -386,7 +386,7 @@ def test_dictionaries_make_the_same_process_again() -> None:
         (lambda: MixtureProcess(3, lambda t: 1 - t, [lambda t: t], [-torch.ones(3)]), "measure"),
         (lambda: MixtureProcess(3, lambda t: 1 - t, [], []), "measures"),
         (lambda: HybridProcess(6, 5, 0.1, float("inf")), "gamma"),
-        (lambda: MixtureProcess(3, lambda t: 1 - t, [lambda t: t], [torch.ones(3)], mask_id=2), "mask"),
+        (lambda: MixtureProcess(3, lambda t: 1 - t, [lambda t: t], [torch.ones(3)], mask_id=3), "mask"),
     ],
 )
 def test_bad_arguments_are_named(make, named: str) -> None:
@@ -412,3 +412,73 @@ def test_bad_calls_are_named() -> None:
         p.elbo_weight(x, x, torch.full((2, 1), -0.5))
     with pytest.raises(ValueError, match="s < t"):
         p.transition(double(0.5), double(0.5))
+
+
+# --- shapes and ends ------------------------------------------------------------------------------------------------
+
+SOME = [
+    HybridProcess(6, 5, 0.2),
+    HybridProcess(6, 5, 0.3, gamma=1.7),
+    MaskedProcess(6, 5),
+    UniformProcess(6),
+    SNRProcess(6, 5, shift=0.5),
+]
+
+
+@pytest.mark.parametrize("p", SOME, ids=repr)
+@pytest.mark.parametrize("length", [3, 4])
+def test_times_of_sequences_are_times_of_their_tokens(p, length):
+    """Also where the batch is as large as the sequence is long, so that a wrong way would not be noticed."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(5, (3, length), generator=generator)
+    s, t = torch.tensor([0.1, 0.2, 0.3]).double(), torch.tensor([0.3, 0.5, 0.9]).double()
+    z = p.q_sample(x, t, generator)
+    own = t[:, None].expand(x.shape)
+    assert torch.equal(p.elbo_weight(z, x, t), p.elbo_weight(z, x, own))
+    for scheme in ("none", "clip", "dynamic", "dynamic_exact", "snr"):
+        assert torch.equal(p.loss_weight(z, x, t, scheme), p.loss_weight(z, x, own, scheme))
+    assert torch.equal(p.marginal(x, t), p.marginal(x, own))
+    guess = torch.rand(3, length, 6, generator=generator).double().softmax(-1)
+    assert torch.equal(p.posterior(z, guess, s, t), p.posterior(z, guess, s[:, None].expand(x.shape), own))
+    with pytest.raises(ValueError, match="does not fit"):
+        p.elbo_weight(z, x, torch.tensor([0.1, 0.2]).double())
+
+
+@pytest.mark.parametrize("V", [6, 1000, 50_258])
+def test_negative_rates_are_found_in_vocabularies_of_any_size(V):
+    HybridProcess(V, V - 1, 0.1, gamma=2.0).validate()
+    for shift in (-2.0, 0.0, 2.0):
+        SNRProcess(V, V - 1, 1.0, shift).validate()
+        SNRProcess(V, V - 1, -1.0, shift).validate()
+        with pytest.raises(InvalidProcessError, match="below zero"):
+            SNRProcess(V, V - 1, 1.001, shift).validate()
+    with pytest.raises(InvalidProcessError, match="below zero"):
+        HybridProcess(V, V - 1, 0.1, gamma=2.001).validate()
+
+
+def test_rates_at_the_ends_of_time_are_infinite_but_numbers():
+    p = HybridProcess(6, 5, 0.2)
+    rates = p.rate_vector(torch.tensor([0.0, 1.0]))
+    assert not bool(rates.isnan().any())
+    assert float(rates[0, 5]) == pytest.approx(1.0)  # of masks, which come at rate 1/(1-t)/C
+    assert bool(rates[0, :5].isinf().all())
+    assert not bool(p.rate_at(torch.arange(6), torch.tensor(0.0)).isnan().any())
+
+
+def test_single_tokens_and_numbers_are_enough():
+    p = HybridProcess(6, 5, 0.2)
+    assert p.q_sample(torch.tensor(1), torch.tensor(0.5)).shape == ()
+    assert torch.equal(p.noise_vector(0.5), p.noise_vector(torch.tensor(0.5)))
+    assert torch.equal(p.rate_vector(0.5), p.rate_vector(torch.tensor(0.5)))
+
+
+def test_measure_that_mixes_the_mask_is_the_sum_of_two():
+    mask, rest = torch.tensor([0.0, 0, 0, 1]), torch.tensor([0.5, 0.5, 0, 0])
+    one = MixtureProcess(4, lambda t: 1 - t, [lambda t: t], [0.25 * mask + 0.75 * rest], mask_id=3)
+    two = MixtureProcess(4, lambda t: 1 - t, [lambda t: 0.25 * t, lambda t: 0.75 * t], [mask, rest], mask_id=3)
+    one.validate()
+    t = torch.linspace(0.1, 0.9, 5).double()
+    for name in ("noise_vector", "rate_vector", "alpha"):
+        assert torch.allclose(getattr(one, name)(t), getattr(two, name)(t), atol=1e-12)
+    nothing = MixtureProcess(4, lambda t: 1 - t, [lambda t: t, lambda t: 0.0], [rest, mask], mask_id=3)
+    nothing.validate()

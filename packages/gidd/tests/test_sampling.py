@@ -471,3 +471,21 @@ def test_a_model_that_gives_no_numbers_is_named(sampler, temperature):
 def test_a_model_of_the_wrong_width_is_named():
     with pytest.raises(ValueError, match=r"the model returned \(2, 2, 3\)"):
         sample(lambda z, t: torch.zeros(*z.shape, 3), MaskedProcess(V, MASK), (2, 2), 2)
+
+
+@pytest.mark.parametrize("min_prob", [0.02, 0.6, 0.99])
+def test_no_threshold_leaves_masks(min_prob):
+    p = HybridProcess(V, MASK, 0.1)
+    out = sample(lambda z, t: torch.zeros(*z.shape, V), p, (20, 8), 6, min_prob=min_prob).tokens
+    assert not bool((out == MASK).any())
+
+
+def test_callback_may_change_the_state():
+    """Here it makes every token 1 after each step: nothing else is left at the end, and frozen tokens are."""
+    p = HybridProcess(V, MASK, 0.2)
+    prompt = torch.tensor([2, 3])
+    out = sample(
+        lambda z, t: torch.zeros(*z.shape, V), p, (4, 6), 5, prompt=prompt, callback=lambda i, t, z: torch.ones_like(z)
+    )
+    assert torch.equal(out.tokens, torch.tensor([2, 3, 1, 1, 1, 1]).expand(4, -1))
+    assert out.num_model_calls == 5

@@ -631,7 +631,7 @@ def test_killed_for_real(corpus, tmp_path):
     found = latest_step(out)
     load_checkpoint(found)
     start = checkpoint.read_trainer_state(found)["step"]
-    assert start >= 3
+    assert start >= 2  # killed perhaps before the link to step-3
     assert fit(values(corpus, out, schedule={"steps": start + 2}), resume="auto").step == start + 2
     assert sorted(records(out)) == list(range(1, start + 3))
 
@@ -666,6 +666,55 @@ def test_a_full_disk_costs_records_but_not_the_run(corpus, tmp_path, monkeypatch
     assert fit(made).step == 6
     assert latest_step(tmp_path / "run").name == "step-6"
     assert "cannot write the record of step 1" in caplog.text
+
+
+def test_checkpoints_written_in_the_background_are_those_of_their_step(full, tmp_path, monkeypatch):
+    """Training goes on while they are written: what is resumed is the state from before."""
+    made = {**full[0], "out": str(tmp_path / "run"), "checkpoint": {"every": 3, "keep": 5, "background": True}}
+    plain, before, seen = checkpoint.write_checkpoint, checkpoint.Background.done, []
+
+    def slow(folder, *rest):
+        deadline = time.monotonic() + 30
+        while "step-3" in folder.name and len(seen) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        plain(folder, *rest)
+
+    def done(self, world):
+        answer = before(self, world)
+        seen.append((self.step, answer, latest_step(tmp_path / "run")))
+        return answer
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", slow)
+    monkeypatch.setattr(checkpoint.Background, "done", done)
+    fit(made)
+    assert seen == [(3, False, None)] * 2  # after steps 4 and 5
+    assert records(made["out"]) == records(full[0]["out"])
+    for name in ("step-3", "step-6"):
+        assert same(weights(tmp_path / "run" / name), weights(Path(full[0]["out"]) / name))
+    shutil.copytree(tmp_path / "run/step-3", tmp_path / "again/step-3")
+    fit({**made, "out": str(tmp_path / "again")}, resume="auto")
+    assert same(weights(tmp_path / "again/step-6"), weights(Path(full[0]["out"]) / "step-6"))
+
+
+def test_a_checkpoint_that_fails_in_the_background_is_written_at_once(corpus, tmp_path, monkeypatch, caplog):
+    made = values(corpus, tmp_path / "run", checkpoint={"every": 2, "keep": 9, "background": True})
+    plain, failures = checkpoint.write_checkpoint, [1]
+
+    def full_disk(folder, *rest):
+        if "step-2" in folder.name and failures:
+            failures.pop()
+            raise OSError(28, "No space left on device")
+        plain(folder, *rest)
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", full_disk)
+    # As if all was written by the next step.
+    monkeypatch.setattr(checkpoint.Background, "done", lambda self, world: True)
+    fit(made)
+    assert "step 2 in the background" in caplog.text
+    found = sorted(p.name for p in (tmp_path / "run").glob("step-*"))
+    assert found == ["step-3", "step-4", "step-6"]
+    state = checkpoint.read_trainer_state(tmp_path / "run/step-3")
+    assert state["step"] == 3
 
 
 def test_what_cannot_be_resumed(full, corpus, tmp_path):
@@ -825,7 +874,7 @@ def test_two_processes_do_what_one_does(corpus, tmp_path):
     ]
     runs = [
         ["--", f"out={tmp_path}/ddp", "parallel=ddp", "data.micro_batch_size=2"],
-        ["--", f"out={tmp_path}/fsdp2", "parallel=fsdp2", "data.micro_batch_size=2"],
+        ["--", f"out={tmp_path}/fsdp2", "parallel=fsdp2", "data.micro_batch_size=2", "checkpoint.background=true"],
         ["--", f"out={tmp_path}/widened", "parallel=fsdp2", "loss.fused=true", "resume=auto"],
         ["--", f"out={tmp_path}/laprop", "parallel=fsdp2", "optimizer.name=laprop", "schedule.steps=3"],
         ["--", f"out={tmp_path}/widened2", "parallel=ddp", f"resume={tmp_path}/alone/step-3"],

@@ -220,11 +220,16 @@ def test_an_interrupted_run_that_resumes_finds_its_own_files_and_a_fresh_one_doe
 
 
 def test_jobs_run_side_by_side(repository: Repository) -> None:
-    for name in "pq":
-        repository.add(name, "time.sleep(1.5); results(claim())")
-    started = time.monotonic()
+    """Each waits for the other to have begun: one after the other, they would wait for ever."""
+    body = (
+        'here = options.out.parent; (here / "begun-{own}").touch()\n'
+        "end = time.monotonic() + 60\n"
+        'while not (here / "begun-{other}").exists() and time.monotonic() < end: time.sleep(0.02)\n'
+        "sys.exit(1) if time.monotonic() >= end else results(claim())"
+    )
+    for own, other in ("pq", "qp"):
+        repository.add(own, body.format(own=own, other=other))
     assert repository.run("--jobs", "2").returncode == 0
-    assert time.monotonic() - started < 2.9
 
 
 def test_slurm_jobs_go_through_submitit(repository: Repository) -> None:

@@ -7,9 +7,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .errors import CheckpointError, ConfigError, DataError, GiddError, InvalidProcessError
-    from .likelihood import ElboOutput, elbo
+    from .integrations.diffusers import GiddScheduler
+    from .integrations.lm_eval import GiddLM
+    from .likelihood import ElboOutput, calibrate_grid, elbo
     from .loss import GiddLossOutput, fused_linear_gidd_loss, gidd_loss
     from .models import DiT, DiTConfig, HFBackbone, ScalingConfig, ScalingTransformer
+    from .pipeline import GiddPipeline
     from .process import (
         HybridProcess,
         MaskedProcess,
@@ -32,9 +35,11 @@ if TYPE_CHECKING:
 # Where each public name lives. Resolved on first use, so that `gidd --help` does not import torch.
 _HOME = {
     "errors": ["CheckpointError", "ConfigError", "DataError", "GiddError", "InvalidProcessError"],
-    "likelihood": ["ElboOutput", "elbo"],
+    "integrations": ["GiddLM", "GiddScheduler"],
+    "likelihood": ["ElboOutput", "calibrate_grid", "elbo"],
     "loss": ["GiddLossOutput", "fused_linear_gidd_loss", "gidd_loss"],
     "models": ["DiT", "DiTConfig", "HFBackbone", "ScalingConfig", "ScalingTransformer"],
+    "pipeline": ["GiddPipeline"],
     "process": [
         "HybridProcess", "MaskedProcess", "MixtureProcess", "Process", "SNRProcess", "UniformProcess",
         "process_from_dict",
@@ -43,7 +48,10 @@ _HOME = {
     "train": ["GiddTrainer", "TrainConfig"],
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_SUBMODULES = ("data", "exact", "models", "process", "sampling", "train")
+_SUBMODULES = (
+    "data", "eval", "exact", "hub", "integrations", "likelihood", "loss", "models", "pipeline", "plan", "process",
+    "sampling", "train",
+)  # fmt: skip
 
 __all__ = [
     "CheckpointError",
@@ -54,7 +62,10 @@ __all__ = [
     "DiTConfig",
     "ElboOutput",
     "GiddError",
+    "GiddLM",
     "GiddLossOutput",
+    "GiddPipeline",
+    "GiddScheduler",
     "GiddTrainer",
     "HFBackbone",
     "HybridProcess",
@@ -69,6 +80,7 @@ __all__ = [
     "TrainConfig",
     "UniformProcess",
     "__version__",
+    "calibrate_grid",
     "elbo",
     "fused_linear_gidd_loss",
     "gibbs",

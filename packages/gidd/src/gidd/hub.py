@@ -194,7 +194,7 @@ def convert(source: str | Path, target: str | Path, mask_id: int | None = None) 
     found = _read(folder, pickles=True, mask_id=mask_id)
     if found.process is None:
         raise CheckpointError(f"{folder} has no {PROCESS}")
-    save_checkpoint(target, found.model, found.process, found.tokenizer)
+    save_checkpoint(target, found.model, found.process, found.tokenizer, found.meta["objective"])
     return Checkpoint(found.model, found.process, found.tokenizer, found.meta)
 
 

@@ -74,7 +74,8 @@ def elbo(
         num_times).
     grid : which times are measured more often; unbiased whatever it is. "linear"; "power:k" for t = u**k with u
         uniform; "auto" for power:3 where there is uniform noise in a HybridProcess, whose integrand is of order
-        t**(gamma/2 - 1), and linear elsewhere; or times of :func:`calibrate_grid`.
+        t**(gamma/2 - 1), and linear elsewhere; times of :func:`calibrate_grid`; or "calibrated" for those of a first
+        run over x with half as many times and noise of its own.
     boundary : add reconstruction and tail. Without them the result is no bound.
     loss_mask : (B, L) bool, True where a token counts. The others are shown to the model clean: the result bounds
         -ln p(tokens that count | the others).
@@ -98,6 +99,16 @@ def elbo(
     """
     process.validate()
     x, keep = _checked(x, process, loss_mask, num_times, batch_size)
+    if isinstance(grid, str) and grid == "calibrated":
+        grid = calibrate_grid(
+            model,
+            x,
+            process,
+            num_times=max(2, num_times // 2),
+            loss_mask=keep,
+            generator=generator,
+            batch_size=batch_size,
+        )
     times_seed, noise_seed = _seeds(generator)
     fraction = fractions(num_times, estimator, times_seed)
     t, measure = times_on_grid(grid, process, fraction)
@@ -302,7 +313,7 @@ def _power(grid: str, process: Process) -> float:
     except ValueError:
         power = 0.0
     if not 0.0 < power < float("inf"):
-        raise ValueError(f"grid {grid!r} is not auto, linear, power:k with k > 0, or a tensor of times")
+        raise ValueError(f"grid {grid!r} is not auto, linear, power:k with k > 0, calibrated, or a tensor of times")
     return power
 
 

@@ -76,6 +76,7 @@ class Plan:
     loss : nats per token of the compute-optimal model for C, at a constant learning rate. A run away from the optimum
         (``off_optimum`` far from 1) does worse.
     loss_annealed : the same with an annealed learning rate.
+    optimal_tokens : D* of the fitted law for C; ``tokens`` differs, since networks have whole layers and C = M D.
     off_optimum : tokens over compute-optimal tokens.
     batch_tokens, batch_sequences : B* = 10^-2.4 D^0.8225, in whole sequences of ``seq_len``.
     learning_rate : for LaProp on the follow-up's architecture (factor 0.02 of it for embedding and norms); None for the
@@ -100,6 +101,7 @@ class Plan:
     flops_per_token: float
     loss: float
     loss_annealed: float
+    optimal_tokens: float
     off_optimum: float
     batch_tokens: int
     batch_sequences: int
@@ -155,7 +157,7 @@ def plan(
     --------
     >>> p = plan(flops=1e20, noise="masked")
     >>> f"{p.loss:.2f} nats, {p.tokens:.2e} tokens"
-    '2.77 nats, 2.69e+10 tokens'
+    '2.77 nats, 2.56e+10 tokens'
     """
     if (flops is None) == (tokens is None):
         raise ConfigError("give exactly one of flops and tokens")
@@ -215,6 +217,7 @@ def plan(
         flops_per_token=per_token,
         loss=loss,
         loss_annealed=loss * (1 - ANNEALING_GAIN),
+        optimal_tokens=law.tokens(compute),
         off_optimum=seen / law.tokens(compute),
         batch_tokens=batch,
         batch_sequences=sequences,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import math
+import os
 import re
 import sysconfig
 from collections.abc import Iterator
@@ -51,9 +52,9 @@ def documents(source: str, *, held_out: float = 0.05, limit: int | None = None) 
     if source == "kjv":
         stream = _kjv(held_out)
     elif source == "python-stdlib":
-        stream = _files(python_stdlib_files(), held_out, Path(sysconfig.get_path("stdlib")))
+        stream = _files(python_stdlib_files(), held_out)
     elif kind == "files" and name:
-        stream = _files(_matching(name), held_out, None)
+        stream = _files(_matching(name), held_out)
     elif kind == "hf" and name:
         stream = _hub(name, held_out)
     else:
@@ -138,10 +139,11 @@ def _matching(pattern: str) -> list[Path]:
     return files
 
 
-def _files(files: list[Path], held_out: float, root: Path | None) -> Iterator[tuple[str, str]]:
+def _files(files: list[Path], held_out: float) -> Iterator[tuple[str, str]]:
     few = len(files) < _FEW_FILES
-    # Sorting by hash holds out an exact number of files, drawn from everywhere in the tree.
-    order = sorted(files, key=lambda p: _hash(str(p.relative_to(root) if root else p)))
+    # Sorting by hash holds out an exact number of files, drawn from everywhere in the tree; the same when it has moved.
+    root = os.path.commonpath([path.parent for path in files])
+    order = sorted(files, key=lambda path: _hash(path.relative_to(root).as_posix()))
     val = set() if few else set(order[: math.ceil(held_out * len(files))])
     for path in files:
         for text in _pieces(path):

@@ -18,6 +18,11 @@ def plant(
     return np.where(wrong, (clean + rng.integers(1, symbols, clean.shape)) % symbols, clean), wrong
 
 
+def planted_rate(symbols: int) -> float:
+    """``error_rate`` of :func:`gidd.token_error_probs` for these errors, PLANTED shared by symbols - 1 wrong ids."""
+    return PLANTED / (symbols - 1) / (1 - PLANTED)
+
+
 def auc(score: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float:
     """Probability that a wrong token scores higher than a right one, ties half."""
     hits = int(wrong.sum())

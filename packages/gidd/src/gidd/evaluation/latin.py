@@ -18,7 +18,7 @@ from ..eval.latin import conflicts
 from ..models import DiT
 from ..process import HybridProcess, process_from_dict
 from ..sampling import sample, self_correct, token_error_probs
-from .detection import PLANTED, auc, calibration_error, plant
+from .detection import auc, calibration_error, plant, planted_rate
 from .plots import Curves, draw_latin
 from .profiles import GRIDS, Profile, own_grid
 from .report import (
@@ -320,7 +320,7 @@ def _find_planted(profile: Profile, model: DiT, process: HybridProcess, seed: in
     clean = np.asarray(latin_squares(order, profile.latin_samples, seed=seed + 1))
     shown, wrong = plant(np.random.default_rng(seed), clean, order)
     tokens = torch.as_tensor(shown, device=device).long()
-    found = token_error_probs(model, process, tokens, error_rate=PLANTED).cpu().numpy()
+    found = token_error_probs(model, process, tokens, error_rate=planted_rate(order)).cpu().numpy()
     return {
         "auc": auc(found, wrong),
         "on wrong cells": float(found[wrong].mean()),

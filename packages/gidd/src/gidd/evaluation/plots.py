@@ -26,7 +26,7 @@ def draw_latin(sampled: Curves, corrected: Curves, path: Path) -> bool:
     plt = _pyplot()
     if plt is None:
         return False
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 4), layout="constrained")
     for axis, title, value in (
         (axes[0], "conflicts per square", np.mean),
         (axes[1], "share of valid squares", lambda found: float((found == 0).mean())),
@@ -35,7 +35,7 @@ def draw_latin(sampled: Curves, corrected: Curves, path: Path) -> bool:
             _curves(axis, curves, value, style, when)
         axis.set_title(title, fontsize=10)
         axis.set_ylim(bottom=0)
-    axes[1].legend(fontsize=7, frameon=False)
+    axes[1].legend(fontsize=7, frameon=False, bbox_to_anchor=(1.02, 1), loc="upper left")
     return _save(plt, figure, path)
 
 
@@ -105,7 +105,8 @@ def _curves(axis: Any, curves: Curves, value: Any, style: str, when: str) -> Non
             lw=1.5,
         )
     axis.set_xscale("log", base=2)
-    axis.set_xticks(sorted({s for found in curves.values() for s in found}))
+    axis.set_xticks(sorted({float(x) for line in axis.get_lines() for x in line.get_xdata()}))
+    axis.minorticks_off()
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set_xlabel("sampling steps")
     axis.spines[["top", "right"]].set_visible(False)

@@ -28,7 +28,7 @@ class Profile:
     latin_widths : (hidden, layers, heads).
     latin_more : share of the steps for which mask-only models are continued under uniform noise; 0 for not at all.
     text_steps, text_batch, text_length, text_seeds, text_noise : King James text, characters.
-    text_widths : (hidden, layers, heads).
+    text_widths, text_rate : (hidden, layers, heads), learning rate.
     text_samples, text_times, text_corrections : as for the squares.
     text_held_out : (windows, times) of the likelihood of held-out text.
     text_curve : further numbers of steps, sampled without correction.
@@ -67,6 +67,7 @@ class Profile:
     text_seeds: int
     text_noise: tuple[float, ...]
     text_widths: tuple[int, int, int]
+    text_rate: float
     text_samples: int
     text_times: tuple[int, ...]
     text_curve: tuple[int, ...]
@@ -129,7 +130,8 @@ QUICK = Profile(
     text_length=0,
     text_seeds=0,
     text_noise=(),
-    text_widths=(64, 3, 4),
+    text_widths=(64, 2, 4),
+    text_rate=1.5e-3,
     text_samples=0,
     text_times=(),
     text_curve=(),
@@ -143,9 +145,9 @@ FULL = replace(
     experiments=("exact", "loss", "speed", "latin", "text"),
     joints=10,
     d3pm_steps=(512, 4096),
-    loss_rows=512,
+    loss_rows=256,
     loss_repeats=5,
-    latin_steps=600,
+    latin_steps=400,
     latin_batch=64,
     latin_seeds=3,
     latin_noise=(0.0, 0.1, 0.2),
@@ -153,14 +155,14 @@ FULL = replace(
     latin_times=(4, 8, 16, 32),
     latin_corrected=(4, 32),
     latin_more=0.25,
-    text_steps=500,
+    text_steps=800,
     text_batch=16,
     text_length=64,
     text_seeds=3,
     text_noise=(0.0, 0.1, 0.2),
-    text_samples=64,
+    text_samples=48,
     text_times=(16, 32),
-    text_curve=(4, 8, 64),
+    text_curve=(4, 8),
     text_corrections=48,
 )
 GPU = replace(

@@ -8,13 +8,13 @@ correction at a low temperature makes text more predictable, and only the mask-o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..data.sources import kjv_text, letters_only
 from ..eval.autoregressive import AutoregressiveJudge
@@ -22,13 +22,13 @@ from ..eval.ngram import NGramJudge
 from ..eval.text_metrics import distinct_n, unigram_entropy
 from ..likelihood import elbo
 from ..models import DiT
-from ..process import HybridProcess
+from ..process import HybridProcess, process_from_dict
 from ..sampling import sample, self_correct, token_error_probs
-from .detection import PLANTED, auc, calibration_error, plant
+from .detection import PLANTED, auc, calibration_error, plant, planted_rate
 from .plots import Curves, draw_correction, draw_text
 from .profiles import GRIDS, Profile, own_grid
 from .report import DERIVED, PAPER, Artifact, Claim, Experiment, Metric, bootstrap_difference, t_interval
-from .training import Task, train_all
+from .training import Task, in_parallel, train, trained
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 V, MASK = len(ALPHABET) + 1, len(ALPHABET)
@@ -37,28 +37,62 @@ SHOWN = 6  # texts of each model on the sample sheet
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One trained model and what was measured of it."""
+class _Written:
+    """What one model wrote with one number of steps on one grid: ids (N, L), and what correction made of them.
 
+    after, rise : ids and gain of self-accuracy (N,) of the corrected texts, None where nothing was corrected.
+    """
+
+    steps: int
+    grid: str
+    before: np.ndarray
+    after: np.ndarray | None = None
+    rise: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One trained model and what it did; nats per character of held-out text.
+
+    path, reconstruction : parts of the bound; 0 for an autoregressive model, whose ``bound`` is its loss.
+    doubt : (N, L) of the windows with planted errors: P(error), or the surprise of an autoregressive model.
+    """
+
+    task: Task
     p_u: float
-    weighting: str
-    seed: int
-    model: DiT
+    weights: dict[str, np.ndarray]
+    bound: float
+    path: float = 0.0
+    reconstruction: float = 0.0
+    doubt: np.ndarray | None = None
+    written: tuple[_Written, ...] = ()
+
+    @property
+    def weighting(self) -> str:
+        return self.task.weighting
+
+    @property
+    def seed(self) -> int:
+        return self.task.seed
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """What one model wrote and made of it: ids (N, L), judged nats per character (N,), self-accuracy (N,)."""
+    """Written texts with nats per character (N,) under the n-gram judge."""
 
     p_u: float
     seed: int
-    steps: int
-    grid: str
-    before: np.ndarray
-    after: np.ndarray | None  # None where nothing was corrected
+    written: _Written
     judged_before: np.ndarray
     judged_after: np.ndarray | None
-    rise: np.ndarray | None
+
+    @property
+    def steps(self) -> int:
+        return self.written.steps
+
+    @property
+    def grid(self) -> str:
+        return self.written.grid
 
 
 def run_text(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
@@ -77,59 +111,75 @@ def run_text(profile: Profile, rng: np.random.Generator, out: Path, device: str 
     )
     first = Task(
         process={}, tokens=training, length=profile.text_length, config=config, steps=profile.text_steps,
-        batch=profile.text_batch, device=device,
+        batch=profile.text_batch, learning_rate=profile.text_rate, device=device,
     )  # fmt: skip
     tasks = [
         replace(first, process=HybridProcess(V, MASK, p_u).to_dict(), weighting=weighting, seed=seed)
         for p_u, weighting, seed in settings
     ]
-    runs = [_Run(*setting, model) for setting, model in zip(settings, train_all(tasks, profile.workers), strict=True)]
     starts = rng.integers(len(held_out) - profile.text_length, size=profile.text_held_out[0])
     windows = held_out[starts[:, None] + np.arange(profile.text_length)].astype(np.int64)
+    shown, wrong = plant(rng, windows, len(ALPHABET))
+    workers = profile.workers if device == "cpu" else 1
+    runs: list[_Run] = in_parallel(_study, [(profile, task, windows, shown) for task in tasks], workers)
     experiment = Experiment()
-    _likelihood(experiment, profile, runs, torch.as_tensor(windows, device=device))
+    _likelihood(experiment, profile, runs)
     judge = NGramJudge(V, ORDER).fit(training)
     read = float(judge.nll(windows).mean())
     experiment.metrics.append(Metric(f"text, held-out under the {ORDER}-gram judge", read, "nat/char", "lower"))
 
-    texts = [t for run in runs if run.weighting == "dynamic" for t in _write(profile, run, judge, device)]
+    texts = [
+        _Texts(run.p_u, run.seed, w, judge.nll(w.before), None if w.after is None else judge.nll(w.after))
+        for run in runs
+        for w in run.written
+    ]
     _correction(experiment, profile, texts, rng)
     _few_steps(experiment, profile, texts)
     _equal_calls(experiment, profile, texts, rng)
-    autoregressive = next(run.model for run in runs if run.weighting == "autoregressive")
-    second = AutoregressiveJudge(autoregressive, HybridProcess(V, MASK, 0.0))
+    reader = next(run for run in runs if run.weighting == "autoregressive")
+    second = AutoregressiveJudge(trained(reader.task, reader.weights), HybridProcess(V, MASK, 0.0))
     _second_judge(experiment, profile, texts, second, rng)
-    _detection(experiment, profile, runs, judge, windows, rng, device)
+    _detection(experiment, profile, runs, wrong, auc(-judge.log_probs(shown), wrong))
     sampled, corrected = _curves(texts, "judged_before"), _curves(texts, "judged_after")
     if draw_text(sampled, corrected, read, out / "text.png"):
         experiment.artifacts.append(Artifact("text.png", "King James characters: judged quality over sampling steps"))
-    if draw_correction(_step_by_step(profile, runs, device), ALPHABET, out / "correction.png"):
+    if draw_correction(_step_by_step(profile, runs), ALPHABET, out / "correction.png"):
         experiment.artifacts.append(Artifact("correction.png", "Text corrected step by step"))
     _sample_sheet(texts, out / "samples.txt")
     experiment.artifacts.append(Artifact("samples.txt", "King James characters before and after correction"))
     return experiment
 
 
-def _likelihood(experiment: Experiment, profile: Profile, runs: list[_Run], x: Tensor) -> None:
-    """nats per character of every model, and the claims about them."""
-    bound: dict[tuple[float, str, int], float] = {}
+def _study(work: tuple[Profile, Task, np.ndarray, np.ndarray]) -> _Run:
+    """Train one model, measure its likelihood of held-out windows, let it doubt and write."""
+    profile, task, windows, shown = work
+    weights = train(task)
+    model, process = trained(task, weights), process_from_dict(task.process)
+    assert isinstance(process, HybridProcess)
+    if task.weighting == "autoregressive":
+        reader = AutoregressiveJudge(model, process)
+        return _Run(task, 0.0, weights, float(reader.nll(windows).mean()), doubt=-reader.log_probs(shown))
+    x, length = torch.as_tensor(windows, device=task.device), windows.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    found = elbo(model, x, process, num_times=profile.text_held_out[1], generator=generator)
+    bound, path, rest = (float(v.mean()) / length for v in (found.nelbo, found.nelbo_path, found.reconstruction))
+    if task.weighting != "dynamic":
+        return _Run(task, process.p_uniform, weights, bound, path, rest)
+    tokens = torch.as_tensor(shown, device=task.device)
+    doubt = token_error_probs(model, process, tokens, error_rate=planted_rate(len(ALPHABET))).cpu().numpy()
+    written = tuple(_write(profile, task, model, process))
+    return _Run(task, process.p_uniform, weights, bound, path, rest, doubt, written)
+
+
+def _likelihood(experiment: Experiment, profile: Profile, runs: list[_Run]) -> None:
+    """The claims about nats per character."""
+    bound = {(run.p_u, run.weighting, run.seed): run.bound for run in runs}
     for run in runs:
-        if run.weighting == "autoregressive":
-            judge = AutoregressiveJudge(run.model, HybridProcess(V, MASK, 0.0))
-            bound[run.p_u, run.weighting, run.seed] = float(judge.nll(x.cpu()).mean())
-            continue
-        process = HybridProcess(V, MASK, run.p_u)
-        with torch.no_grad():
-            found = elbo(
-                run.model, x, process, num_times=profile.text_held_out[1], generator=torch.Generator().manual_seed(0)
-            )
-        per = x.shape[1]
-        bound[run.p_u, run.weighting, run.seed] = float(found.nelbo.mean()) / per
         if run.weighting == "dynamic":
             name = f"text, p_u = {run.p_u:g}, seed {run.seed}"
             experiment.metrics += [
-                Metric(f"{name}: path ELBO", float(found.nelbo_path.mean()) / per, "nat/char", "lower"),
-                Metric(f"{name}: reconstruction", float(found.reconstruction.mean()) / per, "nat/char", "lower"),
+                Metric(f"{name}: path ELBO", run.path, "nat/char", "lower"),
+                Metric(f"{name}: reconstruction", run.reconstruction, "nat/char", "lower"),
             ]
     seeds = list(dict.fromkeys(run.seed for run in runs))
     most = max(profile.text_noise)
@@ -208,29 +258,28 @@ def _likelihood(experiment: Experiment, profile: Profile, runs: list[_Run], x: T
         )
 
 
-def _write(profile: Profile, run: _Run, judge: NGramJudge, device: str) -> list[_Texts]:
+def _write(profile: Profile, task: Task, model: DiT, process: HybridProcess) -> Iterator[_Written]:
     """Sample at all numbers of steps on all grids, and correct what the profile says; and the control of equal cost."""
-    process = HybridProcess(V, MASK, run.p_u)
-    shape = (profile.text_samples, profile.text_length)
+    p_u, shape = process.p_uniform, (profile.text_samples, profile.text_length)
     plain = sorted({*profile.text_curve, *profile.text_times})
-    calls = [steps + profile.text_corrections for steps in profile.text_times]
-    wanted = [(steps, grid) for steps in plain for grid in (GRIDS if run.p_u else GRIDS[:1])]
-    wanted += [(steps, GRIDS[0]) for steps in calls if not run.p_u and steps not in plain]
-    texts = []
+    wanted = [(steps, grid) for steps in plain for grid in (GRIDS if p_u else GRIDS[:1])]
+    calls = min(profile.text_times) + profile.text_corrections
+    if not p_u and calls not in plain:
+        wanted.append((calls, GRIDS[0]))
     for steps, grid in wanted:
-        generator = torch.Generator().manual_seed(run.seed + steps)
-        drawn = sample(run.model, process, shape, steps, grid=grid, generator=generator, device=device).tokens
-        before, after, rise = drawn.cpu().numpy(), None, None
-        if steps in profile.text_times and grid == own_grid(run.p_u):
-            fixed = self_correct(run.model, process, drawn, max_steps=profile.text_corrections, generator=generator)
-            after, rise = fixed.tokens.cpu().numpy(), (fixed.final_accuracy - fixed.initial_accuracy).cpu().numpy()
-        judged = None if after is None else judge.nll(after)
-        texts.append(_Texts(run.p_u, run.seed, steps, grid, before, after, judge.nll(before), judged, rise))
-    return texts
+        generator = torch.Generator().manual_seed(task.seed + steps)
+        drawn = sample(model, process, shape, steps, grid=grid, generator=generator, device=task.device).tokens
+        found = _Written(steps, grid, drawn.cpu().numpy())
+        both_ends = p_u in (0.0, max(profile.text_noise))
+        if both_ends and steps in profile.text_times and grid == own_grid(p_u):
+            fixed = self_correct(model, process, drawn, max_steps=profile.text_corrections, generator=generator)
+            rise = (fixed.final_accuracy - fixed.initial_accuracy).cpu().numpy()
+            found = replace(found, after=fixed.tokens.cpu().numpy(), rise=rise)
+        yield found
 
 
 def _corrected(texts: list[_Texts], p_u: float) -> list[_Texts]:
-    return [t for t in texts if t.p_u == p_u and t.after is not None]
+    return [t for t in texts if t.p_u == p_u and t.written.after is not None]
 
 
 def _gain(texts: list[_Texts], p_u: float) -> np.ndarray:
@@ -242,7 +291,10 @@ def _correction(experiment: Experiment, profile: Profile, texts: list[_Texts], r
     most = max(profile.text_noise)
     for t in texts:
         name = f"text, p_u = {t.p_u:g}, {t.steps} steps, {t.grid}, seed {t.seed}"
-        for when, text, judged in (("before", t.before, t.judged_before), ("after", t.after, t.judged_after)):
+        for when, text, judged in (
+            ("before", t.written.before, t.judged_before),
+            ("after", t.written.after, t.judged_after),
+        ):
             if text is None or judged is None:
                 continue
             experiment.metrics += [
@@ -251,7 +303,7 @@ def _correction(experiment: Experiment, profile: Profile, texts: list[_Texts], r
                 Metric(f"{name}: distinct 4-grams {when}", float(distinct_n(text, 4)), "", "higher"),
             ]
     hybrid, masked = _gain(texts, most), _gain(texts, 0.0)
-    rise = np.concatenate([t.rise for t in _corrected(texts, most)])
+    rise = np.concatenate([t.written.rise for t in _corrected(texts, most)])
     setting = f"{ORDER}-gram judge; {profile.text_corrections} corrections; bootstrap over {len(hybrid)} sequences"
     nothing = np.zeros(1)
     for identifier, statement, a, b, op in (
@@ -339,7 +391,7 @@ def _second_judge(
     for p_u in (0.0, max(profile.text_noise)):
         found = []
         for t in _corrected(texts, p_u):
-            before, after = judge.nll(t.before), judge.nll(t.after)
+            before, after = judge.nll(t.written.before), judge.nll(t.written.after)
             found.append(before - after)
             name = f"text, p_u = {p_u:g}, {t.steps} steps, {t.grid}, seed {t.seed}"
             experiment.metrics += [
@@ -365,36 +417,24 @@ def _second_judge(
     )
 
 
-def _detection(
-    experiment: Experiment,
-    profile: Profile,
-    runs: list[_Run],
-    judge: NGramJudge,
-    windows: np.ndarray,
-    rng: np.random.Generator,
-    device: str,
-) -> None:
+def _detection(experiment: Experiment, profile: Profile, runs: list[_Run], wrong: np.ndarray, surprise: float) -> None:
     """Planted substitutions in held-out text, beside the surprise of models that read left to right."""
     most = max(profile.text_noise)
-    shown, wrong = plant(rng, windows, len(ALPHABET))
-    tokens = torch.as_tensor(shown, device=device)
     found, control = [], []
     for run in runs:
-        if run.weighting == "autoregressive":
-            left_to_right = AutoregressiveJudge(run.model, HybridProcess(V, MASK, 0.0))
-            control.append(auc(-left_to_right.log_probs(shown), wrong))
-        if run.weighting != "dynamic" or run.p_u != most:
+        if run.doubt is None:
             continue
-        p = token_error_probs(run.model, HybridProcess(V, MASK, most), tokens, error_rate=PLANTED).cpu().numpy()
-        found.append(auc(p, wrong))
-        experiment.metrics.append(
-            Metric(f"text, P(error), calibration error, seed {run.seed}", calibration_error(p, wrong), "", "lower")
-        )
+        if run.weighting == "autoregressive":
+            control.append(auc(run.doubt, wrong))
+        elif run.p_u == most:
+            found.append(auc(run.doubt, wrong))
+            error = calibration_error(run.doubt, wrong)
+            experiment.metrics.append(Metric(f"text, P(error), calibration error, seed {run.seed}", error, "", "lower"))
     gaps = np.array(found) - np.array(control)
     experiment.metrics += [
         Metric("text, AUC of P(error)", float(np.mean(found)), "", "higher"),
         Metric("text, AUC of the AR model's surprise", float(np.mean(control)), "", "higher"),
-        Metric(f"text, AUC of the {ORDER}-gram judge's surprise", auc(-judge.log_probs(shown), wrong), "", "higher"),
+        Metric(f"text, AUC of the {ORDER}-gram judge's surprise", surprise, "", "higher"),
     ]
     experiment.claims.append(
         Claim(
@@ -421,19 +461,20 @@ def _curves(texts: list[_Texts], key: str) -> Curves:
     return curves
 
 
-def _step_by_step(profile: Profile, runs: list[_Run], device: str) -> dict[str, tuple[list[int], np.ndarray]]:
+def _step_by_step(profile: Profile, runs: list[_Run]) -> dict[str, tuple[list[int], np.ndarray]]:
     """One text of the first mask-only and the first hybrid model, after 0, 1, 2, 4, ... corrections."""
     steps = [0, *(2**k for k in range(12) if 2**k < profile.text_corrections), profile.text_corrections]
     panels = {}
     for p_u in (0.0, max(profile.text_noise)):
         run = next(r for r in runs if (r.p_u, r.weighting) == (p_u, "dynamic"))
-        process, shape = HybridProcess(V, MASK, p_u), (1, profile.text_length)
-        generator = torch.Generator().manual_seed(run.seed)
-        drawn = sample(run.model, process, shape, max(profile.text_times), generator=generator, device=device).tokens
+        model, process, seed = trained(run.task, run.weights), HybridProcess(V, MASK, p_u), run.seed
+        drawn = sample(
+            model, process, (1, profile.text_length), max(profile.text_times), device=run.task.device,
+            generator=torch.Generator().manual_seed(seed),
+        ).tokens  # fmt: skip
         states = []
         for count in steps:  # random numbers belong to the step: longer runs begin like shorter ones
-            generator.manual_seed(run.seed)
-            fixed = self_correct(run.model, process, drawn, max_steps=count, generator=generator)
+            fixed = self_correct(model, process, drawn, max_steps=count, generator=torch.Generator().manual_seed(seed))
             states.append(fixed.tokens[0].cpu().numpy())
         panels["mask-only" if p_u == 0 else f"p$_u$ = {p_u:g}"] = steps, np.stack(states)
     return panels
@@ -442,9 +483,11 @@ def _step_by_step(profile: Profile, runs: list[_Run], device: str) -> dict[str, 
 def _sample_sheet(texts: list[_Texts], path: Path) -> None:
     sheet: list[str] = []
     for t in texts:
-        if t.after is not None and t.seed == texts[0].seed:
+        if t.written.after is not None and t.seed == texts[0].seed:
             sheet += [f"# p_u = {t.p_u:g}, {t.steps} steps", ""]
-            sheet += [_pair(a, b) for a, b in zip(t.before[:SHOWN], t.after[:SHOWN], strict=True)] + [""]
+            sheet += [_pair(a, b) for a, b in zip(t.written.before[:SHOWN], t.written.after[:SHOWN], strict=True)] + [
+                ""
+            ]
     path.write_text("\n".join(sheet), encoding="utf-8")
 
 

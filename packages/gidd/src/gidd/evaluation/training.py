@@ -91,11 +91,6 @@ def windows(tokens: Tensor, batch: int, length: int, generator: torch.Generator)
     return tokens[start + torch.arange(length)].long()
 
 
-def train_all(tasks: list[Task], workers: int) -> list[DiT]:
-    """All models, several at a time."""
-    return [trained(task, weights) for task, weights in zip(tasks, in_parallel(train, tasks, workers), strict=True)]
-
-
 def in_parallel(function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> list[Any]:
     """function(item) of every item, in processes of one thread each, or in this one if a single worker is wanted."""
     if workers <= 1 or len(items) == 1:

@@ -116,6 +116,7 @@ def fused_linear_gidd_loss(
     loss_mask: Tensor | None = None,
     reduction: str = "mean",
     impl: str = "auto",
+    inplace_grad: bool = False,
 ) -> GiddLossOutput:
     """:func:`gidd_loss` of logits = hidden weight' + bias, computed a few tokens at a time: the logits never exist.
 
@@ -124,6 +125,7 @@ def fused_linear_gidd_loss(
     hidden : (B, L, d);  weight : (Vp, d);  bias : (Vp,) or None.
     chunk_tokens : tokens per step; default an eighth of all, fewer where that exceeds the scratch memory.
     reduction : "mean" or "sum" compute gradients in the forward pass; "none" computes the logits again in backward.
+    inplace_grad : accepted for :func:`gidd_loss`'s sake; there are no logits to write over.
     """
     if hidden.dim() != 3 or weight.dim() != 2 or hidden.shape[2] != weight.shape[1]:
         raise ValueError(
@@ -135,6 +137,11 @@ def fused_linear_gidd_loss(
         raise ValueError(f"bias has shape {tuple(bias.shape)}; it has to be ({weight.shape[0]},)")
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens has to be positive; got {chunk_tokens}")
+    if os.environ.get("GIDD_DEBUG") == "1" and hidden.device.type == "cpu":
+        for name, value in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+            if value is not None and not bool(torch.isfinite(value).all()):
+                where = [int(k) for k in (~torch.isfinite(value)).nonzero()[0]]
+                raise FloatingPointError(f"{name}{where} holds {float(value[tuple(where)])}")
     # Under autocast hidden states are bfloat16 and the head's weights float32: multiply in the former.
     weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
     flat = _flatten(x, z, t, hidden.shape[:2], process, loss_mask, weighting, reduction)

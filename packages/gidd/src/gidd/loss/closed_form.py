@@ -173,6 +173,8 @@ def divergences(
     share_x = torch.where(b_x > 0, alpha * torch.exp(log_x - log_p_x), 1.0)  # alpha s_x / p_x, even of s_x = 0
     at_x = torch.where(factor != 0, -alpha * share_x, 0.0)
     at_z = torch.where(counts, -alpha * torch.exp(log_z - log_p_z) * torch.expm1(log_ratio), 0.0)
+    # Towards t = 0 slopes leave the range of the gradient's type: kept finite, so that no inf meets a zero.
+    at_z = at_z.clamp(-torch.finfo(dtype).max / 1e6, torch.finfo(dtype).max / 1e6)
     mean = at_x + at_z
     if noise is None:
         gradient = s.mul_((-mean * factor).to(dtype)[:, None])

@@ -129,7 +129,7 @@ class DiT(Backbone):
             raise ValueError(f"t has shape {tuple(t.shape)}; it has to be (B,) or (B, L) for B, L = {tuple(z.shape)}")
         mask = expand_mask(attention_mask, z)
         rotation = rope(z.shape[1], self.config.hidden // self.config.heads, z.device)
-        c = F.silu(self.time(time_embedding(t.reshape(z.shape[0], -1)).to(self.adaln.weight.dtype)))
+        c = F.silu(self.time(time_embedding(t[:, None] if t.dim() == 1 else t).to(self.adaln.weight.dtype)))
         h = self.embed(z)
         if self.positions is not None:
             h = h + self.positions.weight[: z.shape[1]]

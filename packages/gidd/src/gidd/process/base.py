@@ -81,6 +81,7 @@ class Process(ABC):
 
     def noise_vector(self, t: Tensor) -> Tensor:
         """(..., V) b_t = beta_t pi_t, which sums to 1 - alpha_t."""
+        t = check_time(t)
         return self.masses(t) @ self._on(t, "measures")
 
     def noise_at(self, v: Tensor, t: Tensor) -> Tensor:
@@ -89,7 +90,11 @@ class Process(ABC):
 
     def rate_vector(self, t: Tensor) -> Tensor:
         """(..., V) r_t: the rate from any other token into v."""
-        return self.rate_masses(t) @ self._on(t, "measures")
+        t = check_time(t)
+        measures = self._on(t, "measures")
+        # At the ends of time rates are infinite, but not into tokens that the measure does not have.
+        parts = torch.where(measures > 0, self.rate_masses(t)[..., None] * measures, 0.0)
+        return parts.sum(-2)
 
     def rate_at(self, v: Tensor, t: Tensor) -> Tensor:
         """r_t(v) for ids v, broadcast against t."""
@@ -97,8 +102,9 @@ class Process(ABC):
 
     def marginal(self, x: Tensor, t: Tensor) -> Tensor:
         """(..., V) q_t(. | x); x holds ids (...) or probabilities (..., V) with t of the shape (...)."""
-        t = check_time(t, x.device)
-        p = x.double() if x.is_floating_point() else _one_hot(self.check_ids(x, "x"), self.vocab_size)
+        probabilities = x.is_floating_point()
+        t = aligned(check_time(t, x.device), x[..., 0] if probabilities else x)
+        p = x.double() if probabilities else _one_hot(self.check_ids(x, "x"), self.vocab_size)
         return self.alpha(t)[..., None] * p + self.noise_vector(t)
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +121,7 @@ class Process(ABC):
         Where the model excludes z itself, so that nothing is left, z stays.
         """
         z = self.check_ids(z, "z")
-        s, t = check_time(s, z.device), check_time(t, z.device)
+        s, t = (aligned(check_time(v, z.device), z) for v in (s, t))
         a, n = self.transition(s, t)
         stay = _one_hot(z, self.vocab_size)
         n = n.expand(stay.shape)
@@ -128,7 +134,7 @@ class Process(ABC):
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """w_t(z, x) = r_t(z) / q_t(z | x) of the negative ELBO's integrand w (KL + IS); float64, 0 where r_t(z) is."""
-        t = check_time(t, z.device)
+        t = aligned(check_time(t, z.device), z)
         rate = self.rate_at(z, t)
         return torch.where(rate > 0, rate / (self.alpha(t) * (z == x) + self.noise_at(z, t)), 0.0)
 
@@ -142,7 +148,7 @@ class Process(ABC):
             process), "dynamic_released" (what the authors' code computes instead), "snr" (the follow-up's, per unit
             of log-SNR, at most 1000).
         """
-        t = check_time(t, z.device)
+        t = aligned(check_time(t, z.device), z)
         if not 0 < w_max < float("inf"):
             raise ValueError(f"w_max has to be positive and finite; got {w_max!r}")
         if scheme == "none":
@@ -240,7 +246,9 @@ class Process(ABC):
         columns, kind = _unique(measures.T)
         for what, weights in (("mass", masses), ("rate", self.rate_masses(t))):
             values = weights @ columns.T
-            worst = (values / weights.abs().sum(-1, keepdim=True).clamp_min(1e-300)).nan_to_num(nan=-torch.inf)
+            # A token's own rate may be a tiny part of all, so rounding is judged by what its rate is made of.
+            made_of = weights.abs() @ columns.T + 1e-5 * weights.abs().sum(-1, keepdim=True)
+            worst = (values / made_of.clamp_min(1e-300)).nan_to_num(nan=-torch.inf)
             if bool((worst < -1e-9).any()):
                 i, c = (int(k) for k in (worst == worst.min()).nonzero()[0])
                 v = int((kind == c).nonzero()[0])
@@ -262,6 +270,7 @@ class Process(ABC):
 
     def check_ids(self, ids: Tensor, name: str) -> Tensor:
         """The ids as int64; ValueError naming ``name`` unless they are integers in [0, V)."""
+        ids = torch.as_tensor(ids)
         if ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(f"{name} has to hold integer token ids; got {ids.dtype}")
         if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < self.vocab_size):
@@ -321,12 +330,21 @@ def _left(t: Tensor, x: Tensor) -> Tensor:
     """t of shape (B,) or (B, L) against x (B, L): dimensions are added on the right."""
     if t.dim() > x.dim() or any(a not in (1, b) for a, b in zip(t.shape, x.shape, strict=False)):
         raise ValueError(f"t of shape {tuple(t.shape)} does not fit tokens of shape {tuple(x.shape)}: (B,) or (B, L)")
-    return t.reshape(*t.shape, *[1] * (x.dim() - t.dim()))
+    return t.reshape(t.shape + (1,) * (x.dim() - t.dim()))
+
+
+def aligned(t: Tensor, tokens: Tensor) -> Tensor:
+    """t (B,) as (B, 1) beside tokens (B, L); t with as many dimensions broadcasts as usual."""
+    return _left(t, tokens) if t.dim() < tokens.dim() else t
 
 
 def _mix(weights: Tensor, measures: Tensor, v: Tensor) -> Tensor:
     """sum_k weights_k measures_k(v), without a (..., V) tensor."""
-    return sum((weights[..., k] * measures[k][v] for k in range(len(measures))), torch.zeros((), dtype=torch.float64))
+    total = torch.zeros((), dtype=torch.float64, device=v.device)
+    for k in range(len(measures)):
+        at = measures[k][v]
+        total = total + torch.where(at > 0, weights[..., k] * at, 0.0)
+    return total
 
 
 def _one_hot(ids: Tensor, size: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Process, check_time, check_vocabulary
+from .base import Process, aligned, check_time, check_vocabulary
 
 
 class HybridProcess(Process):
@@ -78,7 +78,7 @@ class HybridProcess(Process):
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Closed form: 1/(t(1-t)) on masks, (gamma/2 + (1-gamma) t)/(t(1-t)) on other noise, little where z = x."""
-        t = check_time(t, z.device)
+        t = aligned(check_time(t, z.device), z)
         c, n = self._c(t), self.vocab_size - 1
         mask = 1 / (t * (1 - t))
         share = self.gamma / 2 + (1 - self.gamma) * t

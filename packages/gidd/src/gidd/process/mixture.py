@@ -45,11 +45,26 @@ class MixtureProcess(Process):
             )
         if not bool(torch.isfinite(vectors).all()) or bool((vectors < 0).any()) or bool((vectors.sum(-1) <= 0).any()):
             raise ValueError("every measure has to be finite, not negative, and not all zero")
-        if mask_id is not None and any(0 < float(u[mask_id]) < float(u.sum()) for u in vectors):
-            raise ValueError(f"a measure mixes the mask token {mask_id} with others: give the mask its own measure")
         self.vocab_size, self.mask_id = vocab_size, mask_id
         self._alpha, self._masses = alpha, list(masses)
         self._vectors = vectors / vectors.sum(-1, keepdim=True)
+        if mask_id is not None:
+            self._split(mask_id)
+
+    def _split(self, mask_id: int) -> None:
+        """A measure that mixes the mask with other tokens becomes two: the mask, and the rest."""
+        masses, vectors = [], []
+        mask = torch.zeros(self.vocab_size, dtype=torch.float64)
+        mask[mask_id] = 1.0
+        for mass, vector in zip(self._masses, self._vectors, strict=True):
+            share = float(vector[mask_id])
+            if 0 < share < 1:
+                masses += [_scaled(mass, share), _scaled(mass, 1 - share)]
+                vectors += [mask, (vector * (1 - mask)) / (1 - share)]
+            else:
+                masses.append(mass)
+                vectors.append(vector)
+        self._masses, self._vectors = masses, torch.stack(vectors)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._alpha(check_time(t))
@@ -58,7 +73,10 @@ class MixtureProcess(Process):
         return _derivative(self._alpha, t)
 
     def masses(self, t: Tensor) -> Tensor:
-        return torch.stack([beta(check_time(t)) for beta in self._masses], dim=-1)
+        t = check_time(t)
+        return torch.stack(
+            [torch.as_tensor(beta(t), dtype=torch.float64).expand_as(t) for beta in self._masses], dim=-1
+        )
 
     def rate_masses(self, t: Tensor) -> Tensor:
         slopes = torch.stack([_derivative(beta, t) for beta in self._masses], dim=-1)
@@ -78,10 +96,14 @@ class MixtureProcess(Process):
     __hash__ = object.__hash__
 
 
+def _scaled(mass: Schedule, factor: float) -> Schedule:
+    return lambda t: factor * mass(t)
+
+
 def _derivative(function: Schedule, t: Tensor) -> Tensor:
     with torch.enable_grad():
         at = t.detach().double().requires_grad_(True)
-        value = function(at)
+        value = torch.as_tensor(function(at), dtype=torch.float64)
         if not value.requires_grad:
             return torch.zeros_like(at)
         (slope,) = torch.autograd.grad(value.sum(), at)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import Process, check_time, check_vocabulary
+from .base import Process, aligned, check_time, check_vocabulary
 
 PRESETS = {"masked": -1000.0, "low-uniform": -2.0, "balanced": 0.0, "high-uniform": 2.0, "uniform": 1000.0}
 
@@ -39,6 +40,8 @@ class SNRProcess(Process):
         check_vocabulary(vocab_size, mask_id)
         if mask_id is None:
             raise ValueError("SNRProcess needs a mask_id; UniformProcess has no mask")
+        if not (math.isfinite(scale) and math.isfinite(shift)):
+            raise ValueError(f"scale and shift have to be finite; got {scale!r} and {shift!r}")
         if not min_log_snr < max_log_snr:
             raise ValueError(f"min_log_snr has to be below max_log_snr; got {min_log_snr!r} and {max_log_snr!r}")
         self.vocab_size, self.mask_id = vocab_size, mask_id
@@ -91,7 +94,7 @@ class SNRProcess(Process):
 
     def elbo_weight(self, z: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The same divided by t (1 - t), with e^lambda = (1 - t) / t."""
-        t = check_time(t, z.device)
+        t = aligned(check_time(t, z.device), z)
         pi, rate = self._pi_and_rate(z, self.log_snr(t))
         return torch.where(rate > 0, rate / ((1 - t) * (t * pi + (1 - t) * (z == x))), 0.0)
 
@@ -104,7 +107,8 @@ class SNRProcess(Process):
 
     def loss_weight(self, z: Tensor, x: Tensor, t: Tensor, scheme: str = "dynamic", w_max: float = 1.0) -> Tensor:
         if scheme == "snr":
-            return self.snr_weight(z, x, self.log_snr(check_time(t, z.device))).clamp(0.0, 1e3)
+            t = aligned(check_time(t, z.device), z)
+            return self.snr_weight(z, x, self.log_snr(t)).clamp(0.0, 1e3)
         return super().loss_weight(z, x, t, scheme, w_max)
 
     @cached_property

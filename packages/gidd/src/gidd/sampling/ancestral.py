@@ -50,6 +50,8 @@ def time_grid(process: Process, steps: int, grid: str | Tensor | Sequence[float]
         times = 0.5 - 0.5 * torch.cos(torch.pi * u)
         times[0], times[-1] = 1.0, 0.0
         return times
+    if grid == "calibrated":
+        raise ValueError("grid 'calibrated' needs texts: pass calibrate_grid(model, x, process, num_points=steps)")
     kind, _, power = grid.partition(":")
     try:
         exponent = float(power)
@@ -82,7 +84,7 @@ def sample(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
     return_trajectory: bool = False,
-    callback: Callable[[int, float, Tensor], None] | None = None,
+    callback: Callable[[int, float, Tensor], Tensor | None] | None = None,
 ) -> SampleOutput:
     """Generate sequences from the prior pi_1 down to t = 0.
 
@@ -101,7 +103,8 @@ def sample(
     guidance : called as guidance(logits (B, L, V), z, t), returns the logits to use; the mask stays excluded.
     generator : seeds one stream of random numbers per sequence, so that a sequence does not depend on its batch.
     return_trajectory : keep the state at every time.
-    callback : called as callback(step, t, z) after every step.
+    callback : called as callback(step, t, z) after every step; tokens (B, L) that it returns take the place of z, e.g.
+        of :func:`gibbs` at t, which mixes an invariant corrector with the predictor.
 
     Raises
     ------
@@ -151,7 +154,7 @@ def denoise(
     streams: Streams,
     way: Way,
     return_trajectory: bool = False,
-    callback: Callable[[int, float, Tensor], None] | None = None,
+    callback: Callable[[int, float, Tensor], Tensor | None] | None = None,
 ) -> SampleOutput:
     """From the prior through falling ``times`` (T + 1,), with ``values`` (B, L) wherever ``kept`` (B, L)."""
     length, steps = kept.shape[1], len(times) - 1
@@ -178,7 +181,9 @@ def denoise(
         if return_trajectory:
             states.append(z)
         if callback is not None:
-            callback(i + 1, float(s), z)
+            changed = callback(i + 1, float(s), z)
+            if changed is not None:
+                z, logits = torch.where(kept, values, process.check_ids(changed, "what callback returned")), None
     return SampleOutput(z, calls, torch.stack(states) if return_trajectory else None)
 
 
@@ -194,10 +199,9 @@ def ancestral_step(
     route, which, where, clean = (streams.uniform(length) for _ in range(4))
     if min_prob > 0:
         posterior = process.posterior(z, log_x.double().exp(), s, t)
-        posterior = torch.where(posterior < min_prob, 0.0, posterior)
-        stay = posterior.sum(-1) <= 0
-        drawn = draw(posterior.log().flatten(0, 1), clean.flatten()).reshape(z.shape)
-        return torch.where(stay, z, drawn)
+        # The most probable entry stays whatever its probability: at s = 0 it is no mask.
+        kept = (posterior >= min_prob) | (posterior == posterior.amax(-1, keepdim=True))
+        return draw(torch.where(kept, posterior, 0.0).log().flatten(0, 1), clean.flatten()).reshape(z.shape)
     alpha_s, a = process.alpha(s), process.alpha(t) / process.alpha(s)
     noise_s = process.noise_at(z, s)
     n = (process.noise_at(z, t) - a * noise_s).clamp_min(0.0)

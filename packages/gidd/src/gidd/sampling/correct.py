@@ -57,7 +57,7 @@ def self_correct(
     Parameters
     ----------
     tokens : (B, L) finished sequences.
-    temperature : of the proposals; low, the paper's is 0.1.
+    temperature : of the proposals of "fixed_point"; low, the paper's is 0.1.
     t0 : noise level that the model is told.
     tokens_per_step : replacements per sequence and step, at most L.
     patience : stop once self-accuracy has not exceeded its best for more than this many steps in a row.
@@ -141,8 +141,8 @@ def _propose(
 ) -> tuple[Tensor, Tensor]:
     """The next state (b, L), and (b,) whether every proposal is what stands there already."""
     u = streams.uniform(z.shape[1])
-    log_p = sharpen(logits, temperature)
     if strategy == "gibbs":
+        log_p = logits.log_softmax(-1)
         doubt = -log_p.gather(-1, z[..., None])[..., 0]
         doubt = doubt.nan_to_num(posinf=torch.finfo(doubt.dtype).max).masked_fill(fixed, -torch.inf)
         places = doubt.topk(count, dim=1).indices
@@ -150,6 +150,7 @@ def _propose(
         new = z.clone()
         new[chosen] = draw(_noisy(log_p[chosen], t, process), u[chosen])
         return new, torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    log_p = sharpen(logits, temperature)
     proposal = draw(log_p.flatten(0, 1), u.flatten()).reshape(z.shape)
     score = log_p.gather(-1, proposal[..., None])[..., 0].exp()
     differs = (proposal != z) & ~fixed
@@ -225,7 +226,9 @@ def token_error_probs(
     Parameters
     ----------
     tokens : (B, L).
-    error_rate : share of wrong tokens to expect, in the place of the process's own b / (alpha + b) at t0.
+    error_rate : in the place of the process's own b / (alpha + b) at t0: how often a token stands where one particular
+        other belongs, over how often it is right. Where a share e of all tokens is wrong, each of N wrong ones equally
+        often, that is (e / N) / (1 - e).
     """
     if error_rate is not None and not 0 <= error_rate <= 1:
         raise ValueError(f"error_rate has to lie in [0, 1]; got {error_rate!r}")

@@ -19,7 +19,9 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from .parallel import World
 log = logging.getLogger(__name__)
 
 LATEST, STATE, TRAINER = "latest", "state", "trainer_state.json"
+_ALONE = "torch.distributed is disabled"
 PAUSES = (5.0, 30.0)  # seconds before another attempt when a checkpoint cannot be written
 
 
@@ -59,27 +62,29 @@ def read_trainer_state(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is no checkpoint to resume from: {TRAINER} is missing or damaged") from error
 
 
-def save(
-    root: Path,
-    step: int,
-    *,
-    objective: nn.Module,
-    model: Backbone,
-    process: Process,
-    kind: str,
-    tokenizer: TextTokenizer | None,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedWeights | None,
-    trainer_state: dict[str, Any],
-    keep: int,
-    world: World,
-) -> Path:
-    """Write ``root/step-N``, make it the latest, and delete all but the last ``keep``. Every process has to call this.
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint holds.
 
-    Parameters
+    Attributes
     ----------
     objective : module that holds ``model`` under this name, not wrapped by DDP.
     kind : "diffusion" or "autoregressive", what the model was trained for.
+    trainer_state : numbers of the run, as plain values.
+    """
+
+    objective: nn.Module
+    model: Backbone
+    process: Process
+    kind: str
+    tokenizer: TextTokenizer | None
+    optimizer: torch.optim.Optimizer
+    average: AveragedWeights | None
+    trainer_state: dict[str, Any]
+
+
+def save(root: Path, step: int, contents: Contents, keep: int, world: World) -> Path:
+    """Write ``root/step-N``, make it the latest, and delete all but the last ``keep``. Every process has to call this.
 
     Raises
     ------
@@ -87,9 +92,7 @@ def save(
         It could not be written in ``1 + len(PAUSES)`` attempts, e.g. to a full disk; older ones are as they were.
     """
     for pause in (*PAUSES, None):
-        problem = _try_to_save(
-            root, step, objective, model, process, kind, tokenizer, optimizer, average, trainer_state, keep, world
-        )
+        problem = _try_to_save(root, step, contents, keep, world)
         if problem is None:
             return root / f"step-{step}"
         if pause is None:
@@ -98,6 +101,65 @@ def save(
             log.warning("cannot write the checkpoint of step %d (%s): next attempt in %g s", step, problem, pause)
         time.sleep(pause)
     raise CheckpointError(f"cannot write the checkpoint of step {step} to {root}: {problem}; older ones are untouched")
+
+
+@dataclass(frozen=True)
+class Background:
+    """A checkpoint on its way to the disk, from a copy in memory; nobody sees it before :func:`finish`."""
+
+    root: Path
+    step: int
+    trainer_state: dict[str, Any]
+    parts: list[Future[Any]]
+
+    def done(self, world: World) -> bool:
+        """Whether :func:`finish` need not wait. Every process has to call this."""
+        return not world.max(not all(part.done() for part in self.parts))
+
+
+def begin(root: Path, step: int, contents: Contents, world: World, group: Any) -> Background | None:
+    """Copy everything and begin to write ``root/step-N``; None if not even that works. Every process has to call this.
+
+    Parameters
+    ----------
+    group : gloo group for this alone, since other collectives go on meanwhile; None for a single process.
+    """
+    from torch.distributed.checkpoint import state_dict_saver
+
+    temporary = _temporary(root, step)
+    weights = _weights(contents.objective, contents.average)
+    problem = _make_folder(root, temporary, world)
+    if world.max(problem is not None):
+        _give_up(temporary, problem, world)
+        return None
+    parts: list[Future[Any]] = []
+    if world.main:
+        writer = ThreadPoolExecutor(max_workers=1)
+        parts.append(writer.submit(_write_native, temporary, contents, weights))
+        writer.shutdown(wait=False)
+    if world.size == 1:
+        # For good, since the warning comes from another thread, some time later.
+        warnings.filterwarnings("ignore", message=_ALONE)
+    state: Any = state_dict_saver.async_save(
+        _state(contents.objective, contents.optimizer, contents.average),
+        checkpoint_id=str(temporary / STATE),
+        process_group=group,
+    )
+    return Background(root, step, contents.trainer_state, [*parts, state])
+
+
+def finish(background: Background, keep: int, world: World) -> bool:
+    """Wait until it is written and make it the latest; False if that failed. Every process has to call this."""
+    temporary = _temporary(background.root, background.step)
+    problems = [_reason(error) for part in background.parts if (error := part.exception()) is not None]
+    problem = problems[0] if problems else None
+    if world.max(problem is not None):
+        problem = _give_up(temporary, problem, world)
+    else:
+        problem = _complete(background.root, background.step, background.trainer_state, keep, world)
+    if problem is not None and world.main:
+        log.warning("cannot write the checkpoint of step %d in the background (%s)", background.step, problem)
+    return problem is None
 
 
 def load(
@@ -130,36 +192,17 @@ def load(
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _try_to_save(
-    root: Path,
-    step: int,
-    objective: nn.Module,
-    model: Backbone,
-    process: Process,
-    kind: str,
-    tokenizer: TextTokenizer | None,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedWeights | None,
-    trainer_state: dict[str, Any],
-    keep: int,
-    world: World,
-) -> str | None:
+def _try_to_save(root: Path, step: int, contents: Contents, keep: int, world: World) -> str | None:
     """None, or why it failed. Processes agree after each part, so that none waits for one that gave up."""
     from torch.distributed.checkpoint import state_dict_saver
     from torch.distributed.checkpoint.api import CheckpointException
 
-    folder, temporary = root / f"step-{step}", root / f"step-{step}.tmp"
-    weights = _weights(objective, average)
-    problem = None
-    if world.main:
+    temporary = _temporary(root, step)
+    weights = _weights(contents.objective, contents.average)
+    problem = _make_folder(root, temporary, world)
+    if world.main and problem is None:
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            for stale in (*root.glob("step-*.tmp"), *root.glob("step-*.old")):
-                shutil.rmtree(stale)
-            temporary.mkdir()
-            with torch.device("meta"):
-                blank = type(model)(model.config)
-            write_checkpoint(temporary, blank, process, tokenizer, weights, kind)
+            _write_native(temporary, contents, weights)
         except OSError as error:
             problem = _reason(error)
     del weights
@@ -168,12 +211,45 @@ def _try_to_save(
     try:
         with _alone_is_fine():
             state_dict_saver.save(
-                _state(objective, optimizer, average), checkpoint_id=str(temporary / STATE), no_dist=world.size == 1
+                _state(contents.objective, contents.optimizer, contents.average),
+                checkpoint_id=str(temporary / STATE),
+                no_dist=world.size == 1,
             )
     except (Exception, CheckpointException) as error:
         problem = _reason(error)
     if world.max(problem is not None):
         return _give_up(temporary, problem, world)
+    return _complete(root, step, contents.trainer_state, keep, world)
+
+
+def _temporary(root: Path, step: int) -> Path:
+    return root / f"step-{step}.tmp"
+
+
+def _make_folder(root: Path, temporary: Path, world: World) -> str | None:
+    """The main process makes the folder to write into, after it removed what a killed run left."""
+    if not world.main:
+        return None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for stale in (*root.glob("step-*.tmp"), *root.glob("step-*.old")):
+            shutil.rmtree(stale)
+        temporary.mkdir()
+    except OSError as error:
+        return _reason(error)
+    return None
+
+
+def _write_native(folder: Path, contents: Contents, weights: dict[str, Tensor]) -> None:
+    with torch.device("meta"):
+        blank = type(contents.model)(contents.model.config)
+    write_checkpoint(folder, blank, contents.process, contents.tokenizer, weights, contents.kind)
+
+
+def _complete(root: Path, step: int, trainer_state: dict[str, Any], keep: int, world: World) -> str | None:
+    """Publish a folder that has all but the trainer's state, and delete old ones; None, or why that failed."""
+    folder, temporary = root / f"step-{step}", _temporary(root, step)
+    problem = None
     if world.main:
         try:
             (temporary / TRAINER).write_text(json.dumps(trainer_state, indent=2) + "\n", encoding="utf-8")
@@ -236,7 +312,7 @@ def _weights(objective: nn.Module, average: AveragedWeights | None) -> dict[str,
 def _alone_is_fine() -> Iterator[None]:
     """Without the warning of torch that there is one process only."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        warnings.filterwarnings("ignore", message=_ALONE)
         yield
 
 

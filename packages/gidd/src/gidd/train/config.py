@@ -161,10 +161,14 @@ class LossSection(_Section):
 
 
 class CheckpointSection(_Section):
-    """How often to save, and how many of the last checkpoints to keep; the last step is always saved."""
+    """How often to save, and how many of the last checkpoints to keep; the last step is always saved.
+
+    background : copy to memory and go on training while the copy is written. A kill meanwhile leaves the one before.
+    """
 
     every: Positive = 1000
     keep: Positive = 2
+    background: bool = False
 
 
 class ValidationSection(_Section):

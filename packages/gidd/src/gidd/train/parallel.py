@@ -52,6 +52,10 @@ class World:
         self._lent.append(weakref.ref(value))
         return value
 
+    def group(self) -> Any:
+        """A new gloo group of all processes, for collectives in another thread; None for a single process."""
+        return dist.new_group(backend="gloo") if self.size > 1 else None
+
     def settle(self) -> None:
         """Wait until gloo's threads have let go of every tensor that was reduced; the last thing before leaving.
 
@@ -122,7 +126,7 @@ def distribute(objective: nn.Module, blocks: list[nn.Module], mode: str, world: 
     from torch.nn.parallel import DistributedDataParallel
 
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(objective, device_ids=devices, gradient_as_bucket_view=True)
 
 
 def synced(module: nn.Module, last: bool) -> AbstractContextManager[Any]:

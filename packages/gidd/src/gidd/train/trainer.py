@@ -295,6 +295,7 @@ def _fit(run: _Run, world: World, stop: _Stop, journal: Journal | None, progress
     result = StepResult(math.nan, math.nan, 0, math.nan, True)
     validation: dict[str, float] = {}
     folder = checkpoint.latest_step(config.out) or Path(config.out)
+    saver = _Saver(run, world)
     run.objective.train()
     while run.step < steps:
         parts = next(batches)
@@ -321,9 +322,12 @@ def _fit(run: _Run, world: World, stop: _Stop, journal: Journal | None, progress
                 journal.write({"step": run.step, **validation})
             window.restart()
         diverged = len(run.bad) >= PATIENCE
-        if run.step % config.checkpoint.every == 0 or run.step == steps or signum or diverged:
-            folder = _save(run, world)
+        last = run.step == steps or bool(signum) or diverged
+        if last or run.step % config.checkpoint.every == 0:
+            folder = saver.save(in_background=config.checkpoint.background and not last)
             window.restart()
+        else:
+            saver.look()
         if diverged:
             raise TrainingDiverged(_diagnosis(run, folder))
         if signum:
@@ -397,10 +401,38 @@ def _diagnosis(run: _Run, folder: Path) -> str:
     )
 
 
-def _save(run: _Run, world: World) -> Path:
-    return checkpoint.save(
-        Path(run.config.out),
-        run.step,
+class _Saver:
+    """Saves at once, or in the background, one checkpoint at a time; where that fails, at once and with patience."""
+
+    def __init__(self, run: _Run, world: World) -> None:
+        self.run, self.world = run, world
+        self.out, self.keep = Path(run.config.out), run.config.checkpoint.keep
+        self.group = world.group() if run.config.checkpoint.background else None
+        self.pending: checkpoint.Background | None = None
+
+    def save(self, in_background: bool) -> Path:
+        """The folder that is, or will be, written."""
+        self._finish()
+        run = self.run
+        contents = _contents(run, self.world)
+        if in_background:
+            self.pending = checkpoint.begin(self.out, run.step, contents, self.world, self.group)
+        if self.pending is None:
+            return checkpoint.save(self.out, run.step, contents, self.keep, self.world)
+        return self.out / f"step-{run.step}"
+
+    def look(self) -> None:
+        """Publish what has been written by now."""
+        if self.pending is not None and self.pending.done(self.world) and not self._finish():
+            checkpoint.save(self.out, self.run.step, _contents(self.run, self.world), self.keep, self.world)
+
+    def _finish(self) -> bool:
+        pending, self.pending = self.pending, None
+        return pending is None or checkpoint.finish(pending, self.keep, self.world)
+
+
+def _contents(run: _Run, world: World) -> checkpoint.Contents:
+    return checkpoint.Contents(
         objective=run.objective,
         model=run.model,
         process=run.process,
@@ -418,8 +450,6 @@ def _save(run: _Run, world: World) -> Path:
             "process": run.process.to_dict(),
             "config": run.config.model_dump(mode="json"),
         },
-        keep=run.config.checkpoint.keep,
-        world=world,
     )
 
 
