@@ -131,7 +131,7 @@ def test_what_is_kept_of_gits_own_patch_applies_with_renames_binaries_modes_and_
     (root / "pkg/logo.png").write_bytes(bytes(range(255, -1, -1)))
     (root / "run.sh").chmod(0o755)
     (root / "pkg/with space.py").write_bytes(b"y")
-    (root / "pkg/ü\"q.py").write_bytes(b"--- a\n+++ b\n")
+    (root / 'pkg/ü"q.py').write_bytes(b"--- a\n+++ b\n")
     (root / "crlf.txt").write_bytes(b"a\r\nc\r\n")
     (root / "scratch.bin").write_bytes(b"\0\1\2")
     (root / "reproduce.py").write_text("import pkg\n")
@@ -176,7 +176,8 @@ def test_malformed_patches_are_refused():
 
 def test_equal_patches_keep_the_shortest_trajectory_and_their_number():
     one = diff_with({CORE: "def f():\n    return 2\n", "setup.py": "x\n"})
-    moved = one.replace("@@ -1,2 +1,2 @@", "@@ -8,2 +8,2 @@ class A:").replace("--- a/setup", "index 12..34\n--- a/setup")
+    moved = one.replace("@@ -1,2 +1,2 @@", "@@ -8,2 +8,2 @@ class A:")
+    moved = moved.replace("--- a/setup", "index 12..34\n--- a/setup")
     turned = "".join(change.section for change in reversed(changes(one)))
     other = diff_with({CORE: "def f():\n    return 3\n"})
     assert normalised(one) == normalised(moved) == normalised(turned) != normalised(other)

@@ -103,7 +103,7 @@ def _python(env: Environment, args: Mapping[str, Any], state: State) -> Observat
     if kept is None:
         return seen._replace(text=f"{seen.text}\n(The cell did not end: the session is as before it.)", volatile=True)
     state["cell"] = {"sources": kept["sources"], "values": kept["values"]}
-    text = seen.text if done.output.strip() else "(The cell printed nothing.)"
+    text = done.output.rstrip() or "(The cell printed nothing.)"
     if kept["lost"]:
         text += f"\n(Not kept for later cells: {', '.join(kept['lost'])}.)"
     return seen._replace(text=text, exit_code=kept["code"], volatile=True)

@@ -156,7 +156,7 @@ def _places(text: str, part: str) -> list[int]:
     found, at = [], text.find(part)
     while at >= 0:
         found.append(at)
-        at = text.find(part, at + len(part))
+        at = text.find(part, at + 1)  # overlapping ones too: which is meant would be unclear
     return found
 
 
