@@ -1,11 +1,10 @@
-"""From an issue to ranked patches: run a search, go on with one that was cut off, or branch off a saved node."""
+"""A search in a folder: begun, or gone on with where it was cut off."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +12,11 @@ from .aci.base import Tool
 from .config import DarsConfig
 from .env.base import Environment
 from .errors import TaskError, TreeFormatError
-from .models.base import NOTHING, ChatModel, Usage
+from .models.base import ChatModel
 from .prompts import make_prompts
 from .search.engine import Engine
 from .search.state import SearchState
 from .storage import EventLog, read_events, write_atomic
-from .tree import Tree
-
-
-@dataclass
-class Candidate:
-    """One patch of the tree, after cleaning; ``multiplicity`` leaves have it."""
-
-    node_id: int
-    patch: str
-    raw_patch: str
-    multiplicity: int = 1
-    auto_submitted: bool = False
-    scores: dict[str, float] = field(default_factory=dict)
-    dropped: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass
-class RunResult:
-    """What a run found and spent. ``cost_usd`` is None where a price is unknown; ``out`` the folder, if it has one."""
-
-    tree: Tree
-    candidates: list[Candidate]
-    best: Candidate | None
-    usage: Usage = NOTHING
-    cost_usd: float | None = 0.0
-    exit_reason: str = "done"
-    out: Path | None = None
 
 
 def search(

@@ -47,6 +47,11 @@ class Usage(NamedTuple):
 NOTHING = Usage()
 
 
+def add_costs(a: float | None, b: float | None) -> float | None:
+    """The sum of two costs in US$; unknown (None) as soon as one of them is."""
+    return None if a is None or b is None else a + b
+
+
 @dataclass(frozen=True)
 class ModelRequest:
     """One question to the model.

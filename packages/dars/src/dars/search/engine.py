@@ -18,7 +18,7 @@ from ..aci.base import Observation, State, Tool
 from ..config import DarsConfig
 from ..env.base import Environment
 from ..errors import EnvError
-from ..models.base import NOTHING, ChatModel, ModelResponse, ToolCall, Usage
+from ..models.base import NOTHING, ChatModel, ModelResponse, ToolCall, Usage, add_costs
 from ..tree import Node
 from .resample import Choice, Drawn, resample
 from .state import SearchState
@@ -40,8 +40,7 @@ class Spent:
         """Count one response."""
         self.calls += 1
         self.usage += response.usage
-        unknown = self.cost_usd is None or response.cost_usd is None
-        self.cost_usd = None if unknown else (self.cost_usd or 0.0) + (response.cost_usd or 0.0)
+        self.cost_usd = add_costs(self.cost_usd, response.cost_usd)
 
     def take(self) -> Event:
         """As fields of an event, and start again."""
@@ -133,13 +132,12 @@ class Engine:
             for node_id in self.state.open:
                 if node_id not in running and not any(self._below(node_id, at) for at in running):
                     return node_id
-            busy = set(running)
-            blocked = {n.id for i in (*busy, *self.state.open) for n in tree.path(i)}
             # Nodes made by a running job are open, or their ancestors are the job's.
+            blocked = {n.id for i in (*running, *self.state.open) for n in tree.path(i)}
             for _, _, node_id in sorted(self.state.pending):
-                if node_id not in blocked and not any(self._below(at, node_id) for at in busy):
+                if node_id not in blocked:
                     return node_id
-            if busy or self.state.pending:
+            if running or self.state.pending:
                 return None
             back = self.strategy(self.state)
             if back is not None:
@@ -155,7 +153,7 @@ class Engine:
         """From a node to the end of its path."""
         spent = Spent()
         cur: Node | None = self.state.tree.nodes[start]
-        tools: State = self._restore(start, env, spent)
+        tools: State = self._restore(start, env)
         while cur is not None and not cur.terminal:
             if cur.depth >= self.config.budget.depth:
                 self._end(cur, "exit_depth", env, spent)
@@ -216,10 +214,9 @@ class Engine:
         snapshot = ""
         if opens and not (cur.snapshot and env.knows(cur.snapshot)):
             snapshot = env.snapshot()  # before the action: the state an alternative has to start from
-        before = dict(tools)
         seen = self._execute(tool, call, env, tools)
         if self.config.kind_source == "effect" and kind != "submit":
-            kind = "other"  # refined by the caller that compares workspaces
+            kind = "other"  # kinds by effect are not told apart yet
         replaces = not first and self.config.strategy != "restart"
         history = cur.history if not replaces else (*cur.history, self.state.tree.nodes[cur.children[0]].kind)
         remaining = dict(cur.remaining)
@@ -236,7 +233,7 @@ class Engine:
         node = Node(
             id=-1, parent=cur.id, child_index=index, kind=kind, tool=call.name, args=dict(call.input),
             thought=choice.text, assistant=choice.content, observation=seen.text, snapshot=reached,
-            state_hash=state_hash, state=dict(tools) if tools != before or tools else {}, history=history,
+            state_hash=state_hash, state=dict(tools), history=history,
             remaining=remaining, depth=cur.depth + 1, terminal=terminal or "transposed" in flags,
             exit="submit" if terminal else "transposed" if "transposed" in flags else "", flags=flags,
             usage=spent.usage, cost_usd=spent.cost_usd, wall_s=self.clock() - began, t_start=began,
@@ -246,7 +243,7 @@ class Engine:
             "type": "step", "pushed": self.policy.num_expansions - 1 if opens else 0, "parent_snapshot": snapshot,
         }  # fmt: skip
         with self.lock:
-            node.id = max(self.state.tree.nodes) + 1
+            node.id = len(self.state.tree)  # ids count the nodes
             made = self._emit({**event, "node": node.record(), **spent.take()})
         return made, tools
 
@@ -261,7 +258,7 @@ class Engine:
 
     # --- states -----------------------------------------------------------------------------------------------------
 
-    def _restore(self, node_id: int, env: Environment, spent: Spent) -> State:
+    def _restore(self, node_id: int, env: Environment) -> State:
         """Put the workspace into the state of a node; from the nearest snapshot above, actions below it run again."""
         path = self.state.tree.path(node_id)
         known = max(i for i, node in enumerate(path) if node.snapshot and env.knows(node.snapshot))

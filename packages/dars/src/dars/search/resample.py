@@ -73,6 +73,7 @@ def resample(
     rejected: list[dict[str, Any]] = []
     k, rounds = config.candidates.k, 1 + config.candidates.retries
     start = (len(tried) - 1) * k * rounds
+    place = tree.indices(node_id)
     for attempt in range(rounds):
         if stop():
             return Drawn(None, rejected, stopped=True)
@@ -83,7 +84,7 @@ def resample(
                 asked = with_text(turns, prompts.render("diversity", number=i + 1, of=k, again=attempt > 0) or "")
             requests.append(
                 ModelRequest(
-                    "candidate", tree.indices(node_id), start + attempt * k + i, prompts.system, asked, prompts.tools,
+                    "candidate", place, start + attempt * k + i, prompts.system, asked, prompts.tools,
                     config.max_tokens, config.candidates.temperature if model.capabilities.temperature else None,
                     long_lived=2 * node.depth,
                 )

@@ -12,16 +12,15 @@ spent : a model call that led to no node (format errors, failed draws).
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import TreeFormatError
-from ..models.base import NOTHING, Usage
+from ..models.base import NOTHING, Usage, add_costs
 from ..tree import Node, Tree
 
-Pending = tuple[int, int, int]  # (priority, seq, node): smallest first
+Pending = tuple[int, int, int]  # (priority, seq, node): the smallest comes first
 
 
 @dataclass
@@ -39,7 +38,7 @@ class SearchState:
 
     Attributes
     ----------
-    pending : alternatives owed, a heap.
+    pending : alternatives owed.
     open : nodes whose path is not finished, in the order in which they were made.
     steps, calls, usage, cost_usd : spent so far; cost_usd is None once a price was unknown.
     """
@@ -59,8 +58,7 @@ class SearchState:
         """Take one event in; returns the node of a step."""
         self.calls += int(event.get("calls", 0))
         self.usage += Usage(*event.get("usage", ()))
-        cost = event.get("cost_usd", 0.0)
-        self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
+        self.cost_usd = add_costs(self.cost_usd, event.get("cost_usd", 0.0))
         kind = event["type"]
         if kind == "step":
             return self._step(event)
@@ -70,9 +68,7 @@ class SearchState:
             root.remaining = {name: int(left) for name, left in event["remaining"].items()}
             return None
         if kind == "owe":
-            node = self.tree.nodes[int(event["node"])]
-            heapq.heappush(self.pending, (self._priority(node.depth), self.seq, node.id))
-            self.seq += 1
+            self._owe(self.tree.nodes[int(event["node"])])
         elif kind == "exhausted":
             self._drop(int(event["node"]))
             self.tree.nodes[int(event["node"])].flags.append("exhausted")
@@ -95,8 +91,7 @@ class SearchState:
         self.open.pop(parent.id, None)
         self.tree.add(node)
         for _ in range(int(event.get("pushed", 0))):
-            heapq.heappush(self.pending, (self._priority(parent.depth), self.seq, parent.id))
-            self.seq += 1
+            self._owe(parent)
         if event.get("pushed"):
             self.expansions.append(Expansion(parent.id, parent.depth, node.kind))
         if not node.terminal:
@@ -104,12 +99,13 @@ class SearchState:
         self.steps += 1
         return node
 
-    def _priority(self, depth: int) -> int:
-        return {"shallowest": depth, "deepest": -depth, "breadth": 0}[self.order]
+    def _owe(self, node: Node) -> None:
+        priority = {"shallowest": node.depth, "deepest": -node.depth, "breadth": 0}[self.order]
+        self.pending.append((priority, self.seq, node.id))
+        self.seq += 1
 
     def _drop(self, node_id: int) -> None:
         owed = min((entry for entry in self.pending if entry[2] == node_id), default=None)
         if owed is None:
             raise TreeFormatError(f"an alternative at node {node_id} that was never owed")
         self.pending.remove(owed)
-        heapq.heapify(self.pending)
