@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .loss import gidd_loss
-from .process import HybridProcess, Process
+from .process import Process
+from .sampling.ancestral import auto_grid, power_of
 
 Model = Callable[[Tensor, Tensor], Tensor]
 
@@ -303,16 +304,9 @@ def times_on_grid(grid: str | Tensor, process: Process, fraction: Tensor) -> tup
 
 def _power(grid: str, process: Process) -> float:
     """k of t = u**k."""
-    if grid == "auto":
-        return 3.0 if isinstance(process, HybridProcess) and process.p_uniform > 0 else 1.0
-    if grid == "linear":
-        return 1.0
-    kind, _, number = grid.partition(":")
-    try:
-        power = float(number) if kind == "power" else 0.0
-    except ValueError:
-        power = 0.0
-    if not 0.0 < power < float("inf"):
+    grid = auto_grid(process) if grid == "auto" else grid
+    power = 1.0 if grid == "linear" else power_of(grid)
+    if power is None:
         raise ValueError(f"grid {grid!r} is not auto, linear, power:k with k > 0, calibrated, or a tensor of times")
     return power
 

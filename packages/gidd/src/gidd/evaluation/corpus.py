@@ -10,7 +10,6 @@ import torch
 
 from ..data import Corpus, TokenDataset, make_loader, open_corpus, prepare
 from ..eval.ngram import NGramJudge
-from ..eval.text_metrics import distinct_n, unigram_entropy
 from ..likelihood import elbo
 from ..models import DiT, DiTConfig
 from ..process import HybridProcess
@@ -18,7 +17,7 @@ from ..sampling import sample, self_correct
 from ..train import train_model
 from .plots import draw_text
 from .profiles import Profile
-from .report import PAPER, TARGET, Artifact, Claim, Experiment, Metric, bootstrap_difference
+from .report import PAPER, TARGET, Artifact, Claim, Experiment, Metric, bootstrap_difference, judge_metrics
 
 ORDER = 4
 NOISE = (0.0, 0.2)
@@ -81,13 +80,9 @@ def run_corpus(profile: Profile, rng: np.random.Generator, out: Path, device: st
                 ).tokens
                 for when, text, curves in (("before", drawn, sampled), ("after", fixed, corrected)):
                     ids = text.cpu().numpy()
-                    curves.setdefault((p_u, grid), {})[steps] = judge.nll(ids)
+                    judged = curves.setdefault((p_u, grid), {})[steps] = judge.nll(ids)
                     at = f"{name}, {steps} steps, {grid}"
-                    experiment.metrics += [
-                        Metric(f"{at}: judge {when}", float(judge.nll(ids).mean()), "nat/token", "lower"),
-                        Metric(f"{at}: unigram entropy {when}", float(unigram_entropy(ids).mean()), "nat", "higher"),
-                        Metric(f"{at}: distinct 4-grams {when}", float(distinct_n(ids, 4)), "", "higher"),
-                    ]
+                    experiment.metrics += judge_metrics(at, when, ids, judged, "nat/token")
         if p_u:
             _batching(experiment, profile, model, process, drawn, device)
     _difference(experiment, sampled, corrected, rng)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..loss import gidd_loss
-from .loss import batch, noise, seconds
+from .loss import batch, noise
 from .profiles import Profile
 from .report import TARGET, Claim, Comparison, Experiment, Metric, geometric_mean
+from .timing import in_turns, seconds
 
 
 def run_kernels(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
@@ -36,10 +37,7 @@ def _table(experiment: Experiment, profile: Profile, rows: int, seed: int, devic
     for name in ways:
         if name != "cross-entropy" and abs(float(ways[name]()) / value - 1) > 1e-2:
             raise RuntimeError(f"{name} and {ours} give {float(ways[name]()):.6g} and {value:.6g} at {rows} tokens")
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(profile.loss_repeats):
-        for name, way in ways.items():
-            spent[name].append(seconds(way, device))
+    spent = in_turns(ways, profile.loss_repeats, device)
     extra = {name: _extra_memory(way, logits) for name, way in ways.items()} if device == "cuda" else {}
     moved = 2 * logits.numel() * logits.element_size()  # logits read once, gradient written once
     floor = moved / _bandwidth(logits)
@@ -72,7 +70,7 @@ def _table(experiment: Experiment, profile: Profile, rows: int, seed: int, devic
     ):
         if peer is not None and peer not in spent:
             continue
-        ratio = np.array(spent[ours]) / floor if peer is None else np.array(spent[peer]) / np.array(spent[ours])
+        ratio = spent[ours] / floor if peer is None else spent[peer] / spent[ours]
         measured, interval = geometric_mean(ratio)
         experiment.claims.append(
             Claim(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..loss import fused_linear_gidd_loss, gidd_loss
 from ..process import HybridProcess
 from .profiles import Profile
 from .report import TARGET, Claim, Comparison, Experiment, Metric, geometric_mean
+from .timing import in_turns
 
 WIDTH = 256  # of the hidden states of the fused head
 HEAD_ROWS = 4  # times the tokens of the loss alone
@@ -83,9 +83,7 @@ def ways(data: tuple[Tensor, ...], vocab: int) -> dict[str, Callable[[], Tensor]
         "fused": lambda: through(lambda a: gidd_loss(a, x, z, t, process).loss, logits),
         "reference": lambda: through(lambda a: gidd_loss(a, x, z, t, process, impl="reference").loss, logits),
         "cross-entropy": lambda: through(lambda a: torch.nn.functional.cross_entropy(a[0], x[0]), logits),
-        "linear, fused": lambda: through(
-            lambda a: fused_linear_gidd_loss(a, head, None, x, z, t, process).loss, hidden
-        ),
+        "linear, fused": lambda: through(fused, hidden),
         "linear, then loss": lambda: through(head_first, hidden),
     }
 
@@ -103,10 +101,7 @@ def run_loss(profile: Profile, rng: np.random.Generator, out: Path, device: str 
     for a, b in (("fused", "reference"), ("linear, fused", "linear, then loss")):
         if abs(values[a] / values[b] - 1) > 1e-4:
             raise RuntimeError(f"{a} and {b} give {values[a]:.6g} and {values[b]:.6g}: timing them would mean nothing")
-    spent: dict[str, list[float]] = {name: [] for name in every}
-    for _ in range(profile.loss_repeats):
-        for name, way in every.items():
-            spent[name].append(seconds(way, device))
+    spent = in_turns(every, profile.loss_repeats, device)
     experiment = Experiment()
     setting = (
         f"{rows} tokens, {vocab} columns, float32, forward and backward, {device}, {profile.loss_repeats} in turns"
@@ -123,7 +118,7 @@ def run_loss(profile: Profile, rng: np.random.Generator, out: Path, device: str 
             "Fused with the head it takes 1.15 times as long at most",
         ),
     ):
-        measured, interval = geometric_mean(np.array(spent[ours]) / np.array(spent[peer]))
+        measured, interval = geometric_mean(spent[ours] / spent[peer])
         experiment.claims.append(
             Claim(
                 id=f"loss-{name}",
@@ -196,16 +191,3 @@ def _peak(rows: int, vocab: int, way: str) -> float:
     if done.returncode != 0:
         raise RuntimeError(f"a child process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return float(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def seconds(way: Callable[[], Tensor], device: str) -> float:
-    """How long a call takes: processor time on the CPU, wall time on a GPU."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        way()
-        torch.cuda.synchronize()
-        return time.perf_counter() - began
-    began = time.process_time()
-    way()
-    return time.process_time() - began

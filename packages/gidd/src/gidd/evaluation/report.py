@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
+from ..eval.text_metrics import distinct_n, unigram_entropy
+
 PAPER = "arXiv:2503.04482"
 DERIVED = "derived in this package from arXiv:2503.04482"
 TARGET = "target that this package set itself"
@@ -130,6 +132,15 @@ class Experiment:
             "comparisons": [asdict(c) for c in self.comparisons],
             "artifacts": [asdict(a) for a in self.artifacts],
         }
+
+
+def judge_metrics(name: str, when: str, text: ArrayLike, nats: ArrayLike, unit: str) -> list[Metric]:
+    """A judge's nats per token (N,) of texts (N, L), never without their entropy and repetition beside them."""
+    return [
+        Metric(f"{name}: judge {when}", float(np.asarray(nats, dtype=float).mean()), unit, "lower"),
+        Metric(f"{name}: unigram entropy {when}", float(unigram_entropy(text).mean()), "nat", "higher"),
+        Metric(f"{name}: distinct 4-grams {when}", float(distinct_n(text, 4)), "", "higher"),
+    ]
 
 
 # --- intervals --------------------------------------------------------------------------------------------------

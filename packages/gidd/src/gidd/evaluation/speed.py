@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from ..train.parallel import World
 from ..train.step import Objective, train_step
 from .profiles import Profile
 from .report import TARGET, Claim, Comparison, Experiment, Metric, geometric_mean, t_interval
+from .timing import in_turns
 
 STEPS = 8  # of the sampler
 SEQUENCES, CELLS, CORRECTIONS = 32, 32, 8  # sequences to correct, their tokens, replacements in each
@@ -146,8 +145,10 @@ def time_sampling(rows: int, vocab: int, repeats: int, device: str = "cpu") -> t
         raise RuntimeError(
             f"batched and single correction agree on {same:.0%} of tokens: timing them would mean nothing"
         )
-    ours, peer = _in_turns([steps, forward], repeats, device)
-    batched, single = _in_turns([together, one_by_one], repeats, device)
+    steps()
+    forward()
+    ours, peer = in_turns({"steps": steps, "forward": forward}, repeats, device).values()
+    batched, single = in_turns({"together": together, "one by one": one_by_one}, repeats, device).values()
     return (
         Turns(
             f"sampling step: {shape[0]} × {length} tokens, {vocab} columns", 1e3 * ours / STEPS, 1e3 * peer,
@@ -207,7 +208,9 @@ def time_training(rows: int, vocab: int, repeats: int, device: str, config: DiTC
         torch.nn.utils.clip_grad_norm_(its, 1.0)
         other.step()
 
-    step, baseline = _in_turns([ours, peer], repeats, device)
+    ours()
+    peer()
+    step, baseline = in_turns({"ours": ours, "peer": peer}, repeats, device).values()
     size = f"{config.layers} × {config.hidden}, {x.shape[0]} × {length} tokens, {vocab} columns"
     name = f"training, DiT {size}, {'bfloat16' if half else 'float32'}"
     return Turns(name, x.numel() / step, x.numel() / baseline, "cross-entropy, no noise", "token/s", "higher")
@@ -227,24 +230,6 @@ def _small(vocab: int, device: str) -> DiT:
 
 def _corrected(model: DiT, process: HybridProcess, tokens: Tensor, generator: torch.Generator) -> Tensor:
     return self_correct(model, process, tokens, max_steps=CORRECTIONS, generator=generator).tokens
-
-
-def _in_turns(ways: list[Callable[[], Any]], repeats: int, device: str) -> list[NDArray[np.float64]]:
-    """(repeats,) seconds of each: processor time on a CPU that others may use too, else wall time."""
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    for way in ways:
-        way()
-    spent: list[list[float]] = [[] for _ in ways]
-    for _ in range(repeats):
-        for way, seconds in zip(ways, spent, strict=True):
-            if device == "cuda":
-                torch.cuda.synchronize()
-            began = clock()
-            way()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(clock() - began)
-    return [np.array(seconds) for seconds in spent]
 
 
 def peak_flops(device: str) -> float | None:

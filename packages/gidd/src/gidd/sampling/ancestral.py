@@ -23,6 +23,21 @@ class SampleOutput(NamedTuple):
     trajectory: Tensor | None
 
 
+def auto_grid(process: Process) -> str:
+    """What grid="auto" is: uniform noise of a HybridProcess enters as a root of t, so early times need more of them."""
+    return "power:3" if isinstance(process, HybridProcess) and process.p_uniform > 0 else "linear"
+
+
+def power_of(grid: str) -> float | None:
+    """k of "power:k"; None for anything else, and where k is no positive number."""
+    kind, _, number = grid.partition(":")
+    try:
+        power = float(number) if kind == "power" else 0.0
+    except ValueError:
+        return None
+    return power if 0.0 < power < float("inf") else None
+
+
 def time_grid(process: Process, steps: int, grid: str | Tensor | Sequence[float] = "auto") -> Tensor:
     """(steps + 1,) float64 times from exactly 1 down to exactly 0.
 
@@ -43,7 +58,7 @@ def time_grid(process: Process, steps: int, grid: str | Tensor | Sequence[float]
         return times
     u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     if grid == "auto":
-        grid = "power:3" if isinstance(process, HybridProcess) and process.p_uniform > 0 else "linear"
+        grid = auto_grid(process)
     if grid == "linear":
         return u
     if grid == "cosine":
@@ -52,12 +67,8 @@ def time_grid(process: Process, steps: int, grid: str | Tensor | Sequence[float]
         return times
     if grid == "calibrated":
         raise ValueError("grid 'calibrated' needs texts: pass calibrate_grid(model, x, process, num_points=steps)")
-    kind, _, power = grid.partition(":")
-    try:
-        exponent = float(power)
-    except ValueError:
-        exponent = -1.0
-    if kind != "power" or not 0 < exponent < float("inf"):
+    exponent = power_of(grid)
+    if exponent is None:
         raise ValueError(f"grid {grid!r} is not auto, linear, cosine or power:k with k > 0")
     times = u**exponent
     if bool((times.diff() >= 0).any()):
