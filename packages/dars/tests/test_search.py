@@ -14,7 +14,7 @@ from dars.env.memory import MemoryEnvironment
 from dars.errors import TaskError, TreeFormatError
 from dars.models.base import ScriptedModel, ToolCall
 from dars.policy import ExpansionPolicy
-from dars.run import restored, search
+from dars.runs import restored, search
 from dars.search import Engine, simulate_skeleton
 from dars.search.state import SearchState
 from dars.search.turns import Prompts
