@@ -124,6 +124,8 @@ class DarsConfig(_Section):
     branches: int = Field(default=10, ge=0)  # of "random_branch"
     exploration: float = Field(default=1.4, ge=0)  # of "mcts"
     max_children: int = Field(default=3, ge=1)
+    rollout: int | None = Field(default=None, ge=1)  # actions until a leaf is valued; None: to the end of its path
+    value: Literal["tests", "model"] = "tests"  # of a leaf: share of visible tests that pass, or the model's judgement
     order: Literal["shallowest", "deepest", "breadth"] = "shallowest"
     policy: PolicySection = Field(default_factory=PolicySection)
     candidates: CandidatesSection = Field(default_factory=CandidatesSection)

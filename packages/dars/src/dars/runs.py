@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from .search.engine import Engine
 from .search.state import SearchState
 from .storage import EventLog, read_events, write_atomic
 
+Event = dict[str, Any]
+FREE = ("budget", "workers", "review")  # settings that may differ when a run goes on
+
 
 def search(
     issue: str,
@@ -28,7 +32,7 @@ def search(
     out: str | Path | None = None,
     critic: ChatModel | None = None,
     test_command: str | None = None,
-    on_event: Callable[[dict[str, Any]], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> tuple[SearchState, str]:
     """Search, or go on where the events in ``out`` end; returns the state and why it stopped.
 
@@ -41,33 +45,51 @@ def search(
     if not issue.strip():
         raise TaskError("the issue is empty: say what is wrong")
     prompts = make_prompts(issue, list(tools.values()), test_command, config.prompts_dir)
+    with recorded(out, {"issue": issue}, config, on_event) as (state, keep):
+        reason = Engine(model, env, tools, prompts, config, critic, keep, state).run()
+    if out is not None:
+        finish(Path(out), state)
+    return state, reason
+
+
+@contextmanager
+def recorded(
+    out: str | Path | None,
+    about: Mapping[str, Any],
+    config: DarsConfig,
+    on_event: Callable[[Event], None] | None = None,
+) -> Iterator[tuple[SearchState, Callable[[Event], None]]]:
+    """The state that a folder holds, or a new one, and what keeps its further events.
+
+    Parameters
+    ----------
+    out : folder; None keeps nothing.
+    about : for ``meta.json``; a folder whose "issue" is another is refused.
+    on_event : is told every event after it was kept.
+    """
     state = SearchState(order=config.order)
     log = None
     if out is not None:
-        state = _begin(Path(out), issue, config, state)
+        state = _begin(Path(out), about, config, state)
         log = EventLog(out)
 
-    def keep(event: dict[str, Any]) -> None:
+    def keep(event: Event) -> None:
         if log is not None:
             log(event)
         if on_event is not None:
             on_event(event)
 
     try:
-        engine = Engine(model, env, tools, prompts, config, critic, keep, state)
-        reason = engine.run()
+        yield state, keep
     finally:
         if log is not None:
             log.close()
-    if out is not None:
-        finish(Path(out), state)
-    return state, reason
 
 
 def restored(folder: str | Path, order: str = "shallowest") -> SearchState:
     """The state that the events in a folder lead to."""
     state = SearchState(order=order)
-    meta = _meta(Path(folder))
+    meta = read_meta(folder)
     for number, event in enumerate(read_events(folder), start=1):
         try:
             state.apply(event)
@@ -80,27 +102,41 @@ def restored(folder: str | Path, order: str = "shallowest") -> SearchState:
 def finish(folder: Path, state: SearchState) -> None:
     """Write ``tree.json`` and ``usage.json``."""
     write_atomic(folder / "tree.json", state.tree.to_json())
-    spent = {**state.usage._asdict(), "calls": state.calls, "steps": state.steps, "cost_usd": state.cost_usd}
+    spent = {
+        **state.usage._asdict(), "cache_efficiency": state.usage.cache_efficiency,
+        "cache_misses": dict(state.cache_misses), "calls": state.calls, "steps": state.steps, "cost_usd": state.cost_usd,
+    }  # fmt: skip
     write_atomic(folder / "usage.json", json.dumps(spent, indent=1))
 
 
-def _begin(folder: Path, issue: str, config: DarsConfig, state: SearchState) -> SearchState:
-    """A new folder with its ``meta.json``, or the state of the run that is in it."""
-    wanted = {"issue": issue, "config": json.loads(config.model_dump_json())}
-    if (folder / "meta.json").exists():
-        meta = _meta(folder)
-        for part in wanted:
-            if meta[part] != wanted[part]:
-                raise TaskError(f"{folder} holds a run with another {part}: resume it as it was, or use a new folder")
-        return restored(folder, config.order)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "meta.json", json.dumps({"schema_version": 1, "started": time.time(), **wanted}, indent=1))
-    return state
-
-
-def _meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """What ``meta.json`` says; TreeFormatError where there is none."""
     try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta: dict[str, Any] = json.loads((Path(folder) / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TreeFormatError(f"{folder} holds no run: meta.json is missing or damaged") from error
     return meta
+
+
+def _begin(folder: Path, about: Mapping[str, Any], config: DarsConfig, state: SearchState) -> SearchState:
+    """A new folder with its ``meta.json``, or the state of the run that is in it."""
+    wanted = {**about, "config": json.loads(config.model_dump_json())}
+    if (folder / "meta.json").exists():
+        meta = read_meta(folder)
+        for part in ("issue", "config"):
+            if _same(meta[part]) != _same(wanted[part]):
+                raise TaskError(f"{folder} holds a run with another {part}: resume it as it was, or use a new folder")
+        return restored(folder, config.order)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(
+            folder / "meta.json", json.dumps({"schema_version": 1, "started": time.time(), **wanted}, indent=1)
+        )
+    except OSError as error:
+        raise TaskError(f"cannot write the run to {folder}: {error.strerror}") from error
+    return state
+
+
+def _same(part: Any) -> Any:
+    """What has to be equal when a run goes on: not how long, nor with how many workers."""
+    return {key: value for key, value in part.items() if key not in FREE} if isinstance(part, dict) else part

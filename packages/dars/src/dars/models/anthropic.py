@@ -82,6 +82,7 @@ class AnthropicModel(ChatModel):
         self.rows = read_rows() if rows is None else rows
         self.row = self.rows.get(model, UNKNOWN)
         self.context_window = self.row.context
+        self.priced = self.row.input is not None and self.row.output is not None
         self.capabilities = Capabilities(self.row.temperature, cache=True, tools=True, count_tokens=True)
         self.thinking = thinking
         self.cache_policy = cache_policy or CachePolicy()

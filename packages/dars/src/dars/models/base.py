@@ -120,6 +120,7 @@ class ChatModel(ABC):
     name: str = "model"
     capabilities: Capabilities = Capabilities()
     context_window: int | None = None
+    priced: bool = True  # whether what it costs is known
 
     @abstractmethod
     def complete(self, request: ModelRequest) -> ModelResponse:

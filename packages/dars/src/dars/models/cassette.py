@@ -69,6 +69,7 @@ class CassetteModel(ChatModel):
         self.name = str(head["model"])
         self.capabilities = Capabilities(*head["capabilities"])
         self.context_window = head["context"]
+        self.priced = inner is None or inner.priced
 
     def complete(self, request: ModelRequest) -> ModelResponse:
         """The recorded answer, or the inner model's."""

@@ -51,7 +51,9 @@ class OpenAIModel(ChatModel):
             raise TaskError("this model needs the openai package: pip install 'dars-agent[openai]'") from error
         self.name = model
         self.rows = read_rows() if rows is None else rows
-        self.context_window = self.rows.get(model, UNKNOWN).context
+        row = self.rows.get(model, UNKNOWN)
+        self.context_window = row.context
+        self.priced = row.input is not None and row.output is not None
         self.capabilities = Capabilities(temperature=True, cache=False, tools=True, count_tokens=False)
         self._errors = openai
         try:

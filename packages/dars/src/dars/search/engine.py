@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..aci.base import Observation, State, Tool
+from ..aci.base import State, Tool
+from ..aci.effects import contents, effect_kind
 from ..config import DarsConfig
 from ..env.base import Environment
 from ..errors import EnvError
-from ..models.base import NOTHING, ChatModel, ModelResponse, ToolCall, Usage, add_costs
-from ..tree import Node
+from ..models.base import NOTHING, ChatModel, ModelRequest, ModelResponse, ToolCall, Usage, add_costs, answered
+from ..policy import KINDS
+from ..tree import Node, Tree
 from .resample import Choice, Drawn, resample
-from .state import SearchState
-from .strategies import Value, make_strategy
+from .restore import execute, restore
+from .state import PAUSED, SearchState
+from .strategies import make_strategy
 from .turns import Prompts, ask
 
 Event = dict[str, Any]
+Files = Mapping[str, bytes]
+SENTINEL = "submit"  # the whole command, of an agent that has nothing but a shell
 
 
 @dataclass
@@ -35,17 +41,22 @@ class Spent:
     calls: int = 0
     usage: Usage = NOTHING
     cost_usd: float | None = 0.0
+    cache_misses: Counter[str] = field(default_factory=Counter)
 
     def add(self, response: ModelResponse) -> None:
         """Count one response."""
         self.calls += 1
         self.usage += response.usage
         self.cost_usd = add_costs(self.cost_usd, response.cost_usd)
+        if response.cache_miss:
+            self.cache_misses[response.cache_miss] += 1
 
     def take(self) -> Event:
         """As fields of an event, and start again."""
         event: Event = {"calls": self.calls, "usage": list(self.usage), "cost_usd": self.cost_usd}
-        self.calls, self.usage, self.cost_usd = 0, NOTHING, 0.0
+        if self.cache_misses:
+            event["cache_misses"] = dict(self.cache_misses)
+        self.calls, self.usage, self.cost_usd, self.cache_misses = 0, NOTHING, 0.0, Counter()
         return event
 
 
@@ -59,7 +70,8 @@ class Engine:
     prompts : the texts of requests.
     critic : chooses among candidates; None: the model itself.
     log : takes every event before it counts; what it raises ends the search.
-    value : of a leaf, for strategies that need one.
+    value : value(leaf, spent) in [0, 1], for strategies that need one; ``spent`` takes every response of a model.
+    interrupted : asked before every call of a model; True ends the search there.
     """
 
     model: ChatModel
@@ -70,12 +82,13 @@ class Engine:
     critic: ChatModel | None = None
     log: Callable[[Event], None] | None = None
     state: SearchState = field(default_factory=SearchState)
-    value: Value | None = None
+    value: Callable[[Node, Callable[[ModelResponse], None]], float] | None = None
     clock: Callable[[], float] = time.monotonic
+    interrupted: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self.policy = self.config.policy.build()
-        self.strategy = make_strategy(self.config, self.value)
+        self.strategy = make_strategy(self.config, None if self.value is None else self._value)
         self.state.order = self.config.order
         self.lock = threading.RLock()
         self.stopped = ""  # why no further model call may be made
@@ -83,7 +96,7 @@ class Engine:
         root = self.state.tree.root
         if not root.state_hash:
             begun = {"snapshot": self.env.snapshot(), "state_hash": self.env.state_hash()}
-            self._emit({"type": "root", **begun, "remaining": dict(self.policy.limits)})
+            self.emit({"type": "root", **begun, "remaining": dict(self.policy.limits)})
         elif not self.env.knows(root.snapshot):
             if self.env.state_hash() != root.state_hash:
                 raise EnvError("the workspace is not as it was when the search began: give it the original files")
@@ -126,7 +139,7 @@ class Engine:
         An alternative waits for all paths below its node, since the model will be told how they ended.
         """
         with self.lock:
-            if self._out_of_budget():
+            if self.out_of_budget():
                 return None
             tree = self.state.tree
             for node_id in self.state.open:
@@ -141,7 +154,8 @@ class Engine:
                 return None
             back = self.strategy(self.state)
             if back is not None:
-                self._emit({"type": "owe", "node": back})
+                paused = tree.nodes[back].exit == PAUSED
+                self.emit({"type": "reopen" if paused else "owe", "node": back})
             return back
 
     def _below(self, node_id: int, ancestor: int) -> bool:
@@ -150,73 +164,96 @@ class Engine:
     # --- one path ---------------------------------------------------------------------------------------------------
 
     def _job(self, start: int, env: Environment) -> None:
-        """From a node to the end of its path."""
+        """From a node to the end of its path; a workspace that fails ends the path, not the search."""
         spent = Spent()
-        cur: Node | None = self.state.tree.nodes[start]
-        tools: State = self._restore(start, env)
-        while cur is not None and not cur.terminal:
-            if cur.depth >= self.config.budget.depth:
-                self._end(cur, "exit_depth", env, spent)
-                return
-            if self._stop():
-                return
-            anew = not cur.children or self.config.strategy == "restart"  # independent of what was tried
-            choice = self._act(cur, env, spent) if anew else self._again(cur, env, spent)
-            if choice is None:
-                return
-            cur, tools = self._step(cur, choice, env, tools, spent)
+        cur = self.state.tree.nodes[start]
+        try:
+            tools: State = restore(self.state.tree, start, env, self.tools)
+            files: Files = contents(env) if self.config.kind_source == "effect" else {}
+            while not cur.terminal:
+                if cur.depth >= self.config.budget.depth:
+                    self._end(cur, "exit_depth", env, spent)
+                    return
+                if self._far(start, cur):
+                    self.emit({"type": "pause", "node": cur.id, **spent.take()})
+                    return
+                if self.out_of_budget():
+                    return
+                choice = self._choose(cur, env, spent)
+                if choice is None:
+                    return
+                cur, tools, files = self._step(cur, choice, env, tools, files, spent)
+        except EnvError as error:
+            self._fail(cur, error, spent)
 
-    def _act(self, cur: Node, env: Environment, spent: Spent) -> Choice | None:
+    def _choose(self, cur: Node, env: Environment, spent: Spent) -> Choice | None:
+        """The next action; None where the path ends, or an alternative is not to be had."""
+        fork = self.state.forks.get(cur.id)
+        if fork is not None and fork["action"]:
+            given = fork["action"]
+            response = answered(ToolCall(given["name"], given["input"]), _place(self.state.tree, cur), "fork")
+            assert response.call is not None
+            return Choice(response.call, list(response.content), flags=["forked"])
+        if fork is not None and fork["hint"]:
+            return self._act(cur, env, spent, fork["hint"])
+        if not cur.children or self.config.strategy == "restart":  # independent of what was tried
+            return self._act(cur, env, spent)
+        return self._again(cur, env, spent)
+
+    def _act(self, cur: Node, env: Environment, spent: Spent, hint: str = "") -> Choice | None:
         """The model's next action; None where the path ends without one."""
         start = len(cur.children) * 100  # samples of a new run from the same node are others
         response, exit = ask(
-            self.model, self.prompts, self.state.tree, cur.id, self.config, spent.add, self._stop, start
+            self.model, self.prompts, self.state.tree, cur.id, self.config, spent.add, self.out_of_budget, start, hint
         )
         if response is None:
             if exit == "stopped":
-                self._emit({"type": "spent", **spent.take()})
+                self.emit({"type": "spent", **spent.take()})
+            elif cur.children:
+                self.emit({"type": "exhausted", "node": cur.id, "rejected": [{"reason": exit}], **spent.take()})
             else:
                 self._end(cur, exit, env, spent)
             return None
         assert response.call is not None
-        return Choice(response.call, list(response.content), response.text)
+        return Choice(response.call, list(response.content), response.text, flags=["forked"] if hint else [])
 
     def _again(self, cur: Node, env: Environment, spent: Spent) -> Choice | None:
         """A replacement for the actions tried at ``cur``; None, with the slot dropped, where there is none."""
         drawn: Drawn = resample(
             self.model, self.critic or self.model, self.prompts, self.state.tree, cur.id, self.tools, self.config,
-            spent.add, self._stop,
+            spent.add, self.out_of_budget,
         )  # fmt: skip
         if drawn.choice is None:
             if drawn.stopped:
-                self._emit({"type": "spent", **spent.take()})
+                self.emit({"type": "spent", **spent.take()})
             else:
-                self._emit({"type": "exhausted", "node": cur.id, "rejected": drawn.rejected, **spent.take()})
+                self.emit({"type": "exhausted", "node": cur.id, "rejected": drawn.rejected, **spent.take()})
         return drawn.choice
 
     def _step(
-        self, cur: Node, choice: Choice, env: Environment, tools: State, spent: Spent
-    ) -> tuple[Node | None, State]:
+        self, cur: Node, choice: Choice, env: Environment, tools: State, files: Files, spent: Spent
+    ) -> tuple[Node, State, Files]:
         """Execute an action and make the node it leads to."""
         began = self.clock()
         call = choice.call
         tool = self.tools.get(call.name)
         kind = tool.kind if tool is not None else "other"
+        by_effect = self.config.kind_source == "effect"
         with self.lock:
             index = len(cur.children)
         first = index == 0
-        opens = (
-            first
-            and self.config.strategy == "dars"
-            and self.config.kind_source == "tool"
-            and self.policy.should_expand(kind, cur.history, cur.remaining)
-        )
+        expands = first and self.config.strategy == "dars"
+        worth = {k for k in KINDS if expands and self.policy.should_expand(k, cur.history, cur.remaining)}
         snapshot = ""
-        if opens and not (cur.snapshot and env.knows(cur.snapshot)):
-            snapshot = env.snapshot()  # before the action: the state an alternative has to start from
-        seen = self._execute(tool, call, env, tools)
-        if self.config.kind_source == "effect" and kind != "submit":
-            kind = "other"  # kinds by effect are not told apart yet
+        # Before the action: the state an alternative has to start from. What an effect will be is not known yet.
+        if (worth if by_effect else kind in worth) and not (cur.snapshot and env.knows(cur.snapshot)):
+            snapshot = env.snapshot()
+        seen = execute(self.tools, call, env, tools)
+        if by_effect and kind != "submit":
+            before, files = files, contents(env)
+            sentinel = str(call.input.get("command", "")).strip() == SENTINEL
+            kind = "submit" if sentinel else effect_kind(before, files)
+        opens = kind in worth
         replaces = not first and self.config.strategy != "restart"
         history = cur.history if not replaces else (*cur.history, self.state.tree.nodes[cur.children[0]].kind)
         remaining = dict(cur.remaining)
@@ -244,55 +281,80 @@ class Engine:
         }  # fmt: skip
         with self.lock:
             node.id = len(self.state.tree)  # ids count the nodes
-            made = self._emit({**event, "node": node.record(), **spent.take()})
-        return made, tools
+            made = self.emit({**event, "node": node.record(), **spent.take()})
+        assert made is not None
+        return made, tools, files
 
-    def _execute(self, tool: Tool | None, call: ToolCall, env: Environment, tools: State) -> Observation:
-        if tool is None:
-            known = ", ".join(sorted(self.tools))
-            return Observation(f"There is no tool {call.name!r}; there are {known}.", failed=True)
-        try:
-            return tool.run(env, call.input, tools)
-        except EnvError as error:
-            return Observation(str(error), failed=True)
+    def _far(self, start: int, cur: Node) -> bool:
+        """Whether a rollout of "mcts" is long enough."""
+        limit = self.config.rollout
+        began = self.state.tree.nodes[start].depth
+        return self.config.strategy == "mcts" and limit is not None and cur.depth - began >= limit
+
+    def _fail(self, cur: Node, error: EnvError, spent: Spent) -> None:
+        """The workspace failed at a node: its path ends, or the alternative that was to begin there is dropped."""
+        if cur.children:
+            dropped = [{"reason": f"exit_env: {error}"}]
+            self.emit({"type": "exhausted", "node": cur.id, "rejected": dropped, **spent.take()})
+        else:
+            self.emit({"type": "end", "node": cur.id, "exit": "exit_env", "detail": str(error), **spent.take()})
 
     # --- states -----------------------------------------------------------------------------------------------------
 
-    def _restore(self, node_id: int, env: Environment) -> State:
-        """Put the workspace into the state of a node; from the nearest snapshot above, actions below it run again."""
-        path = self.state.tree.path(node_id)
-        known = max(i for i, node in enumerate(path) if node.snapshot and env.knows(node.snapshot))
-        env.restore(path[known].snapshot)
-        tools: State = dict(path[known].state)
-        for node in path[known + 1 :]:
-            self._execute(self.tools.get(node.tool), ToolCall(node.tool, node.args), env, tools)
-        return tools
+    def unfinished(self, env: Environment) -> None:
+        """Note at the ends of paths that the budget cut off what had been changed there.
+
+        This is not an event: a search that goes on goes on from these ends.
+        """
+        for node_id in self.state.open:
+            node = self.state.tree.nodes[node_id]
+            node.exit = "exit_budget"
+            if self.config.harvest_unsubmitted and node.depth:
+                restore(self.state.tree, node_id, env, self.tools)
+                node.patch = env.diff()
 
     def _end(self, node: Node, exit: str, env: Environment, spent: Spent) -> None:
         patch = env.diff() if self.config.harvest_unsubmitted else ""
-        self._emit({"type": "end", "node": node.id, "exit": exit, "patch": patch, **spent.take()})
+        self.emit({"type": "end", "node": node.id, "exit": exit, "patch": patch, **spent.take()})
+
+    def _value(self, leaf: Node) -> float:
+        """What a leaf is worth, asked once."""
+        if leaf.id not in self.state.values:
+            assert self.value is not None
+            spent = Spent()
+            worth = self.value(leaf, spent.add)
+            self.emit({"type": "value", "node": leaf.id, "value": worth, **spent.take()})
+        return self.state.values[leaf.id]
 
     # --- budget -----------------------------------------------------------------------------------------------------
 
-    def _stop(self) -> bool:
+    def out_of_budget(self) -> bool:
+        """Whether no further call of a model may be made; ``stopped`` says why."""
         with self.lock:
-            return self._out_of_budget()
-
-    def _out_of_budget(self) -> bool:
-        budget, state = self.config.budget, self.state
-        if not self.stopped:
-            if state.steps >= budget.steps:
+            budget, state = self.config.budget, self.state
+            steps, calls, cost = state.before
+            if self.stopped:
+                return True
+            if self.interrupted():
+                self.stopped = "interrupted"
+            elif state.steps - steps >= budget.steps:
                 self.stopped = "steps"
-            elif budget.calls is not None and state.calls >= budget.calls:
+            elif budget.calls is not None and state.calls - calls >= budget.calls:
                 self.stopped = "calls"
-            elif budget.cost_usd is not None and (state.cost_usd or 0.0) >= budget.cost_usd:
+            elif budget.cost_usd is not None and (state.cost_usd or 0.0) - cost >= budget.cost_usd:
                 self.stopped = "cost"
             elif budget.wall_s is not None and self.clock() - self._started >= budget.wall_s:
                 self.stopped = "wall time"
-        return bool(self.stopped)
+            return bool(self.stopped)
 
-    def _emit(self, event: Event) -> Node | None:
+    def emit(self, event: Event) -> Node | None:
+        """Log an event and take it in; returns the node of a step."""
         with self.lock:
             if self.log is not None:
                 self.log(event)
             return self.state.apply(event)
+
+
+def _place(tree: Tree, node: Node) -> ModelRequest:
+    """The place of an action that nobody was asked for, from which its id is made."""
+    return ModelRequest("act", tree.indices(node.id), len(node.children))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..aci.base import Tool
 from ..config import DarsConfig
-from ..models.base import Block, ChatModel, ModelRequest, ModelResponse, ToolCall
+from ..models.base import Block, ChatModel, Message, ModelRequest, ModelResponse, ToolCall
 from ..tree import Node, Tree
 from .turns import Prompts, messages, with_text
 
@@ -65,7 +65,20 @@ def resample(
     """
     node = tree.nodes[node_id]
     tried = tree.children(node_id)
-    told = feedback(prompts, tree, node_id, config)
+    place = tree.indices(node_id)
+
+    def condense(one: Mapping[str, Any], number: int) -> str:
+        if stop():
+            return ""
+        text = prompts.render("summary", issue=prompts.issue, attempt=one)
+        asked: list[Message] = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+        response = model.complete(
+            ModelRequest("summarize", place, number, messages=asked, max_tokens=config.max_tokens)
+        )
+        spent(response)
+        return response.text
+
+    told = feedback(prompts, tree, node_id, config, condense if config.feedback.summarize else None)
     turns = messages(tree, node_id, prompts, config.history)
     turns = with_text(turns, told) if told else turns
     seen = {canonical(ToolCall(child.tool, child.args), tools) for child in tried}
@@ -73,18 +86,17 @@ def resample(
     rejected: list[dict[str, Any]] = []
     k, rounds = config.candidates.k, 1 + config.candidates.retries
     start = (len(tried) - 1) * k * rounds
-    place = tree.indices(node_id)
-    for attempt in range(rounds):
+    for again in range(rounds):
         if stop():
             return Drawn(None, rejected, stopped=True)
         requests = []
         for i in range(k):
             asked = turns
-            if (config.candidates.diversity and not model.capabilities.temperature and k > 1) or attempt:
-                asked = with_text(turns, prompts.render("diversity", number=i + 1, of=k, again=attempt > 0) or "")
+            if (config.candidates.diversity and not model.capabilities.temperature and k > 1) or again:
+                asked = with_text(turns, prompts.render("diversity", number=i + 1, of=k, again=again > 0) or "")
             requests.append(
                 ModelRequest(
-                    "candidate", place, start + attempt * k + i, prompts.system, asked, prompts.tools,
+                    "candidate", place, start + again * k + i, prompts.system, asked, prompts.tools,
                     config.max_tokens, config.candidates.temperature if model.capabilities.temperature else None,
                     long_lived=2 * node.depth,
                 )
@@ -116,29 +128,39 @@ def resample(
     return Drawn(Choice(call, list(response.content), response.text, expansion, flags), rejected)
 
 
-def feedback(prompts: Prompts, tree: Tree, node_id: int, config: DarsConfig) -> str:
-    """What the model is told of the attempts at a node; by the kind of the first one."""
+def feedback(
+    prompts: Prompts,
+    tree: Tree,
+    node_id: int,
+    config: DarsConfig,
+    condense: Callable[[Mapping[str, Any], int], str] | None = None,
+) -> str:
+    """What the model is told of the attempts at a node; by the kind of the first one.
+
+    condense : (attempt, its number) -> summary, which then stands in place of the attempt's steps.
+    """
     if not config.feedback.enabled:
         return ""
     tried = tree.children(node_id)
     tried = tried if config.feedback.all_siblings else tried[:1]
     kind = tried[0].kind
-    attempts = []
-    for child in tried:
-        line = list(tree.first_line(child.id))[: config.feedback.lookahead + 1]
-        followed = [] if kind in ("create", "submit") else line
-        attempts.append(
-            {
-                "tool": child.tool,
-                "args": child.args,
-                "steps": [
-                    {"tool": n.tool, "args": n.args, "observation": n.observation[-config.feedback.obs_chars :]}
-                    for n in followed
-                ],
-                "patch": line[-1].patch if line[-1].exit == "submit" and followed else "",
-            }
-        )
-    return prompts.render("feedback", kind=kind, attempts=attempts)
+    told = [attempt(tree, child, config, follow=kind not in ("create", "submit")) for child in tried]
+    if condense is not None:
+        told = [{**one, "summary": condense(one, i)} if one["steps"] else one for i, one in enumerate(told)]
+    return prompts.render("feedback", kind=kind, attempts=told)
+
+
+def attempt(tree: Tree, child: Node, config: DarsConfig, follow: bool = True) -> dict[str, Any]:
+    """An action and, if it is to be followed, what came of it along first children: the forward trajectory."""
+    line = list(tree.first_line(child.id))[: config.feedback.lookahead + 1] if follow else []
+    last = config.feedback.obs_chars
+    return {
+        "tool": child.tool,
+        "args": child.args,
+        "steps": [{"tool": n.tool, "args": n.args, "observation": n.observation[-last:]} for n in line],
+        "patch": line[-1].patch if line and line[-1].exit == "submit" else "",
+        "summary": "",
+    }
 
 
 def canonical(call: ToolCall, tools: Mapping[str, Tool]) -> str:
@@ -172,11 +194,11 @@ def _judge(
     if len(candidates) == 1:
         return {"reply": "", "index": 0, "fallback": False}
     shown = [{"tool": call.name, "args": call.input, "text": response.text} for call, response in candidates]
-    attempts = tree.children(node.id)
-    text = prompts.render(
-        "critic", issue=prompts.issue, attempts=attempts, candidates=shown, full=config.critic.context
-    )
     full = config.critic.context == "full"
+    # In the agent's own history the attempts stand in the feedback; a critic of its own has to be told.
+    told = [attempt(tree, child, config, follow=not full) for child in tree.children(node.id)]
+    told = told if config.feedback.all_siblings else told[:1]
+    text = prompts.render("critic", issue=prompts.issue, attempts=told, candidates=shown, full=full)
     if full:
         turns = with_text(messages(tree, node.id, prompts, config.history), text)
     else:
@@ -187,7 +209,7 @@ def _judge(
             break
         response = critic.complete(
             ModelRequest(
-                "critic", tree.indices(node.id), 2 * (len(attempts) - 1) + sample, prompts.system if full else "",
+                "critic", tree.indices(node.id), 2 * (len(node.children) - 1) + sample, prompts.system if full else "",
                 turns, prompts.tools if full else (), config.max_tokens, schema=None if full else ANSWER,
             )
         )  # fmt: skip

@@ -7,11 +7,16 @@ step : a node was made. ``pushed`` alternatives are then owed at its parent (it 
 owe : a strategy goes back to ``node``; one alternative is then owed there.
 exhausted : no new alternative could be found at ``node``; one that was owed is dropped.
 end : the path ends at ``node`` without a further action, for the reason ``exit``.
+pause : the path ends at ``node`` for now; a strategy may go on there.
+reopen : a path that was paused goes on at ``node``.
+fork : a person goes back to ``node``, with a ``hint`` or an ``action``; the budget counts anew from here.
+value : what the leaf ``node`` is worth to a strategy.
 spent : a model call that led to no node (format errors, failed draws).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +25,7 @@ from ..errors import TreeFormatError
 from ..models.base import NOTHING, Usage, add_costs
 from ..tree import Node, Tree
 
+PAUSED = "paused"
 Pending = tuple[int, int, int]  # (priority, seq, node): the smallest comes first
 
 
@@ -41,6 +47,10 @@ class SearchState:
     pending : alternatives owed.
     open : nodes whose path is not finished, in the order in which they were made.
     steps, calls, usage, cost_usd : spent so far; cost_usd is None once a price was unknown.
+    before : (steps, calls, cost_usd) at the last fork, which do not count against its budget.
+    forks : node -> {"hint", "action"} that a person gave for the next action there.
+    values : node -> what a leaf was found to be worth.
+    cache_misses : the provider's reasons why a prefix was not reused, and how often.
     """
 
     tree: Tree = field(default_factory=Tree)
@@ -53,12 +63,17 @@ class SearchState:
     calls: int = 0
     usage: Usage = NOTHING
     cost_usd: float | None = 0.0
+    before: tuple[int, int, float] = (0, 0, 0.0)
+    forks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    values: dict[int, float] = field(default_factory=dict)
+    cache_misses: Counter[str] = field(default_factory=Counter)
 
     def apply(self, event: Mapping[str, Any]) -> Node | None:
         """Take one event in; returns the node of a step."""
         self.calls += int(event.get("calls", 0))
         self.usage += Usage(*event.get("usage", ()))
         self.cost_usd = add_costs(self.cost_usd, event.get("cost_usd", 0.0))
+        self.cache_misses.update(event.get("cache_misses", {}))
         kind = event["type"]
         if kind == "step":
             return self._step(event)
@@ -71,12 +86,22 @@ class SearchState:
             self._owe(self.tree.nodes[int(event["node"])])
         elif kind == "exhausted":
             self._drop(int(event["node"]))
+            self.forks.pop(int(event["node"]), None)
             self.tree.nodes[int(event["node"])].flags.append("exhausted")
         elif kind == "end":
             node = self.tree.nodes[int(event["node"])]
             node.exit, node.terminal = str(event["exit"]), True
             node.patch = event.get("patch", node.patch)
             self.open.pop(node.id, None)
+        elif kind == "pause":
+            self.tree.nodes[int(event["node"])].exit = PAUSED
+            self.open.pop(int(event["node"]), None)
+        elif kind == "reopen":
+            self._reopen(self.tree.nodes[int(event["node"])])
+        elif kind == "fork":
+            self._fork(self.tree.nodes[int(event["node"])], event)
+        elif kind == "value":
+            self.values[int(event["node"])] = float(event["value"])
         elif kind != "spent":
             raise TreeFormatError(f"unknown event {kind!r}")
         return None
@@ -89,6 +114,7 @@ class SearchState:
         if node.child_index:
             self._drop(parent.id)
         self.open.pop(parent.id, None)
+        self.forks.pop(parent.id, None)
         self.tree.add(node)
         for _ in range(int(event.get("pushed", 0))):
             self._owe(parent)
@@ -98,6 +124,18 @@ class SearchState:
             self.open[node.id] = None
         self.steps += 1
         return node
+
+    def _reopen(self, node: Node) -> None:
+        node.exit, node.terminal, node.patch = "", False, ""
+        self.open[node.id] = None
+
+    def _fork(self, node: Node, event: Mapping[str, Any]) -> None:
+        self.before = (self.steps, self.calls, self.cost_usd or 0.0)
+        self.forks[node.id] = {"hint": event.get("hint"), "action": event.get("action")}
+        if node.children:
+            self._owe(node)
+        elif node.id not in self.open:
+            self._reopen(node)
 
     def _owe(self, node: Node) -> None:
         priority = {"shallowest": node.depth, "deepest": -node.depth, "breadth": 0}[self.order]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ..config import DarsConfig
 from ..errors import TaskError
 from ..tree import Node, Tree
-from .state import SearchState
+from .state import PAUSED, SearchState
 
 Strategy = Callable[[SearchState], int | None]
 Value = Callable[[Node], float]
@@ -98,4 +98,5 @@ def _statistics(
 
 
 def _expandable(node: Node) -> bool:
-    return bool(node.children) and not node.terminal and "exhausted" not in node.flags
+    """Whether another action may be taken at a node: one beside those taken, or the first after a pause."""
+    return (bool(node.children) or node.exit == PAUSED) and not node.terminal and "exhausted" not in node.flags

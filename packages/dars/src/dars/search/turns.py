@@ -104,13 +104,15 @@ def ask(
     spent: Callable[[ModelResponse], None],
     stop: Callable[[], bool],
     sample: int = 0,
+    hint: str = "",
 ) -> tuple[ModelResponse | None, str]:
     """The next action at a node, or the reason why the path ends ("exit_format", ...; "stopped": the budget did).
 
     Replies without a tool call are asked again, at most ``FORMAT_REPLIES`` in all; the corrections are in those
-    requests only and never become part of the path.
+    requests only and never become part of the path; nor does a ``hint``, which stands after the last turn.
     """
     turns = messages(tree, node_id, prompts, config.history)
+    turns = with_text(turns, hint) if hint else turns
     limit, grown, compacted = config.max_tokens, False, False
     extra: list[Message] = []
     replies = 0
@@ -142,6 +144,7 @@ def ask(
             if compacted:
                 return None, "exit_context"
             turns = messages(tree, node_id, prompts, HistorySection(mode="last_n", n=1))
+            turns = with_text(turns, hint) if hint else turns
             compacted = True
             continue
         replies += 1
