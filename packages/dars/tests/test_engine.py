@@ -93,7 +93,9 @@ def test_agent_with_a_shell_alone_is_expanded_by_what_its_commands_do():
 class Breaking(MemoryEnvironment):
     """Fails when it is to remember, or to put back, for the n-th time."""
 
-    left = {"snapshot": 10**9, "restore": 10**9}
+    def __init__(self, files, left):
+        super().__init__(files)
+        self.left = {"snapshot": 10**9, "restore": 10**9, **left}
 
     def _use(self, name):
         self.left = {**self.left, name: self.left[name] - 1}
@@ -111,9 +113,7 @@ class Breaking(MemoryEnvironment):
 
 @pytest.mark.parametrize(("name", "after"), [("snapshot", 3), ("snapshot", 9), ("restore", 1), ("restore", 2)])
 def test_workspace_that_fails_ends_a_path_and_not_the_search(name, after):
-    env = Breaking(FILES)
-    env.left = {"snapshot": 10**9, "restore": 10**9, name: after}
-    engine, _, events = engine_for(worker, env)
+    engine, _, events = engine_for(worker, Breaking(FILES, {name: after}))
     assert engine.run() == "done"
     ended = [e for e in events if e["type"] == "end" and e["exit"] == "exit_env"]
     dropped = [e for e in events if e["type"] == "exhausted" and "exit_env" in str(e["rejected"])]
@@ -127,7 +127,9 @@ def test_compact_critic_is_told_the_issue_and_what_followed():
     engine.run()
     asked = next(r for r in requests if r.role == "critic" and len(r.path) == 3)
     text = asked.messages[0]["content"][0]["text"]
-    assert len(asked.messages) == 1 and asked.schema is not None and not asked.tools
+    assert len(asked.messages) == 1
+    assert asked.schema is not None
+    assert not asked.tools
     assert "the sum is wrong" in text
     assert '"create"' not in text  # what came before the decision is not its attempt
     assert "Submitted:" in text  # how the first attempt ended
@@ -150,11 +152,10 @@ def test_summary_stands_in_place_of_the_steps_and_is_a_call():
     engine.run()
     asked = [r for r in requests if r.role == "summarize"]
     told = [r for r in requests if r.role == "candidate" and len(r.path) == 3]
-    assert asked and told
+    assert asked
+    assert told
     for request in told:
-        text = request.messages[-1]["content"][-2]["text"] if len(request.messages[-1]["content"]) > 2 else (
-            request.messages[-1]["content"][-1]["text"]
-        )  # fmt: skip
+        text = request.messages[-1]["content"][1]["text"]
         assert "<summary>in short:" in text
         assert "<observation>" not in text
         assert "+x = 2" in text  # the submitted diff stays
@@ -172,7 +173,8 @@ def test_rollouts_pause_and_can_go_on():
     assert kinds.count("pause") == kinds.count("reopen") == 2
     line = list(engine.state.tree.first_line(0))
     assert [node.tool for node in line[1:]] == [call.name for call in WORK]
-    assert line[-1].exit == "submit" and all(node.exit == "" for node in line[:-1])
+    assert line[-1].exit == "submit"
+    assert all(node.exit == "" for node in line[:-1])
 
 
 def test_value_by_tests_is_the_share_that_passes_in_the_state_of_a_leaf():

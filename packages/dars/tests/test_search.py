@@ -281,7 +281,7 @@ def test_random_branches_are_as_many_as_asked_and_as_the_seed_says():
 def test_uct_returns_where_leaves_were_good():
     """Leaves below the root's first child are worth 1, others nothing: after a while it stays there."""
 
-    def value(leaf):
+    def value(leaf, spent):
         return float(leaf.kind == "submit")
 
     engine, _ = world(8, PAPER, strategy="mcts", value=value, calls=120)

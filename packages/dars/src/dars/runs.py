@@ -103,8 +103,8 @@ def finish(folder: Path, state: SearchState) -> None:
     """Write ``tree.json`` and ``usage.json``."""
     write_atomic(folder / "tree.json", state.tree.to_json())
     spent = {
-        **state.usage._asdict(), "cache_efficiency": state.usage.cache_efficiency,
-        "cache_misses": dict(state.cache_misses), "calls": state.calls, "steps": state.steps, "cost_usd": state.cost_usd,
+        **state.usage._asdict(), "calls": state.calls, "steps": state.steps, "cost_usd": state.cost_usd,
+        "cache_efficiency": state.usage.cache_efficiency, "cache_misses": dict(state.cache_misses),
     }  # fmt: skip
     write_atomic(folder / "usage.json", json.dumps(spent, indent=1))
 
