@@ -31,7 +31,7 @@ def applied(files: Mapping[str, bytes], patch: str) -> dict[str, bytes]:
         old, new = plain_path(file.source_file), plain_path(file.target_file)
         if file.is_binary_file:
             raise ValueError(f"{old}: binary files cannot be changed by a patch here")
-        if NOWHERE not in (old, new) and _inside(old) not in files or new == NOWHERE and old not in files:
+        if old != NOWHERE and old not in files:
             raise ValueError(f"{old}: there is no such file")
         after = _changed(b"" if old == NOWHERE else files[old], file, old)
         if new == NOWHERE:
