@@ -174,7 +174,8 @@ class AnthropicModel(ChatModel):
         bodies = [self.layout(request) for request in requests]
         bodies = [{**body, **body.pop("extra_body", {})} for body in bodies]
         names = [f"request-{i}" for i in range(len(bodies))]
-        asked = hashlib.sha256(json.dumps(bodies, sort_keys=True).encode()).hexdigest()
+        which = [[request.role, request.path, request.sample] for request in requests]  # a retry has the same body
+        asked = hashlib.sha256(json.dumps([which, bodies], sort_keys=True).encode()).hexdigest()
         file = Path(folder) / f"batch-{asked[:32]}.json"
         with self._errors():
             batches = self.client.messages.batches

@@ -26,7 +26,7 @@ def borda(values: Sequence[Any]) -> list[float]:
 
 
 def presentation_orders(n: int, n_orders: int, seed: int) -> list[tuple[int, ...]]:
-    """Orders of n things to show them in: seeded permutations, each rotated evenly before the next is drawn.
+    """At most so many different orders to show n things in: seeded permutations, each rotated evenly.
 
     With as many orders as things, each stands once at every place, so that a liking for a place cancels out.
     """
@@ -37,7 +37,7 @@ def presentation_orders(n: int, n_orders: int, seed: int) -> list[tuple[int, ...
         permutation = np.random.default_rng([seed, block]).permutation(n).tolist()
         shift = step * n // steps
         orders.append(tuple(permutation[shift:] + permutation[:shift]))
-    return orders
+    return list(dict.fromkeys(orders))
 
 
 class EnsembleReviewer:

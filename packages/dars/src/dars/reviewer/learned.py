@@ -67,7 +67,7 @@ class LearnedReviewer:
         evidence = self.execution.review(case).evidence
         depths = [case.tree.nodes[candidate.node_id].depth for candidate in case.candidates]
         raw = features(case.task.issue, case.candidates, depths, evidence)
-        parts = (raw - raw.mean(axis=0)) * np.array(list(self.coefficients.values()))
+        parts = self._parts(raw)
         told = [
             {
                 "node": candidate.node_id,
@@ -77,6 +77,15 @@ class LearnedReviewer:
             for candidate, values, added in zip(case.candidates, raw, parts, strict=True)
         ]
         return Review(tuple(map(float, parts.sum(axis=1))), {"candidates": told, "execution": dict(evidence)})
+
+    def scores(self, case: Labelled) -> list[float]:
+        """Of a case whose execution is known already, such as a held-out one; the labels are not looked at."""
+        parts = self._parts(features(case.issue, case.candidates, case.depths, case.execution))
+        return [float(score) for score in parts.sum(axis=1)]
+
+    def _parts(self, raw: Array) -> Array:
+        """What every feature adds to the scores: (candidates, features)."""
+        return (raw - raw.mean(axis=0)) * np.array(list(self.coefficients.values()))
 
     def save(self, path: str | Path) -> None:
         """Write the model as JSON."""

@@ -60,7 +60,7 @@ class LLMReviewer:
     """Asks a model.
 
     Candidates are put into an order of their own before the seeded ones are drawn, so that the scores do not depend on
-    the order in which they come.
+    the order in which they come. A single candidate is not asked about.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class LLMReviewer:
     def _prompt(self, issue: str, patches: Sequence[str]) -> str:
         template = "review" if self.mode == "single" else "review_pair"
         issue, patches = fitted(issue, patches, self.prompt_chars)
-        return self.render(template, issue=issue, patches=patches, notes="")
+        return self.render(template, issue=issue, patches=patches)
 
     def _evidence(
         self, candidates: Sequence[Candidate], nodes: Sequence[int], asked: dict[Order, Verdict]

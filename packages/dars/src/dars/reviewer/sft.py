@@ -1,4 +1,4 @@
-"""Training data for a reviewer of one's own (section 3.4 of the paper): chats that end in critiques, and how to train.
+"""Training data for a reviewer of one's own: chats that end in critiques, and how to train.
 
 The question is the one that an :class:`~.llm.LLMReviewer` asks in its mode "single", so that a model trained on these
 rows can take its place.
@@ -106,7 +106,7 @@ def export_sft(
 
     Parameters
     ----------
-    permutations : rows for each issue, with different orders.
+    permutations : rows for each issue, at most, with different orders.
     tokens : counts those of a text; default an estimate that is rather too high.
 
     Returns
@@ -122,8 +122,7 @@ def export_sft(
         if said is None:
             continue
         best = _best(case)
-        orders = presentation_orders(len(case.candidates), permutations, seed)
-        for order in dict.fromkeys(orders):
+        for order in presentation_orders(len(case.candidates), permutations, seed):
             answer = _answer([said[i] for i in order], order.index(best))
             shown = [case.candidates[i] for i in order]
             question = _question(case.issue, shown, render, tokens, max_tokens - tokens(answer))
@@ -183,7 +182,7 @@ def _question(
     chars = PROMPT_CHARS
     while chars >= LEAST_CHARS:
         cut, patches = fitted(issue, [candidate.patch for candidate in shown], chars)
-        text = render("review", issue=cut, patches=patches, notes="")
+        text = render("review", issue=cut, patches=patches)
         if tokens(text) <= limit:
             return text
         chars = chars * 3 // 4
