@@ -465,7 +465,7 @@ def test_orders_put_everything_everywhere_equally_often(n, n_orders, seed):
     for i in range(n):
         at = [order.index(i) for order in orders]
         if n_orders % n == 0:
-            assert {at.count(place) for place in range(n)} == {n_orders // n}
+            assert {at.count(place) for place in range(n)} == {len(orders) // n}
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=7))
