@@ -73,6 +73,14 @@ def is_test(path: str) -> bool:
     return bool(TEST_FOLDERS.intersection(folders) or TEST_FILE.fullmatch(name))
 
 
+def parse(patch: str) -> PatchSet:
+    """A patch as unidiff reads it; ValueError if it is no unified diff."""
+    try:
+        return PatchSet(io.StringIO(patch))
+    except UnidiffParseError as error:
+        raise ValueError(f"this is no unified diff: {' '.join(str(error).split())}") from None
+
+
 def changes(patch: str) -> list[Change]:
     """Files of a patch, in order.
 
@@ -81,10 +89,7 @@ def changes(patch: str) -> list[Change]:
     ValueError
         It is no unified diff.
     """
-    try:
-        files = PatchSet(io.StringIO(patch))
-    except UnidiffParseError as error:
-        raise ValueError(f"this is no unified diff: {' '.join(str(error).split())}") from None
+    files = parse(patch)
     lines = list(io.StringIO(patch))
     starts = [_start(file, lines) for file in files]
     ends = [*starts, len(lines)][1:]
@@ -171,7 +176,7 @@ def _start(file: PatchedFile, lines: Sequence[str]) -> int:
 
 
 def _change(file: PatchedFile, section: str) -> Change:
-    old, new = _path(file.source_file), _path(file.target_file)
+    old, new = plain_path(file.source_file), plain_path(file.target_file)
     if file.is_binary_file:
         status = "binary"
     elif old == NOWHERE or new == NOWHERE:
@@ -183,7 +188,7 @@ def _change(file: PatchedFile, section: str) -> Change:
     return Change(path, path if old == NOWHERE else old, status, file.added, file.removed, section, text)
 
 
-def _path(name: str) -> str:
+def plain_path(name: str) -> str:
     """A path without its prefix, and without the quotes that git puts around unusual ones."""
     if name.startswith('"') and name.endswith('"'):
         name = _unquoted(name[1:-1])

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from types import TracebackType
@@ -26,6 +27,9 @@ OLD_VERSION = "2023-06-01"  # of the API, in which the sampling keys are still a
 LIFETIMES = {"5m": 300.0, "1h": 3600.0}
 LOOK_BACK = 20
 MAX_BREAKPOINTS = 4
+BATCHES = "/v1/messages/batches"
+CUSTOM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+DAY = "2026-01-01T00:00:00Z"  # of all batches
 ERRORS = {400: "invalid_request_error", 404: "not_found_error", 429: "rate_limit_error", 529: "overloaded_error"}
 
 
@@ -78,8 +82,15 @@ class _Entry:
     expires: float
 
 
+@dataclass
+class _Batch:
+    entries: list[dict[str, Any]]
+    polls_left: int
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+
 class FakeMessagesServer:
-    """``/v1/messages`` (whole and streamed) and ``/v1/messages/count_tokens`` as a context manager.
+    """``/v1/messages`` (whole and streamed), its ``count_tokens`` and its ``batches``, as a context manager.
 
     Parameters
     ----------
@@ -96,6 +107,7 @@ class FakeMessagesServer:
     requests : :class:`Seen` in order of arrival, those refused included.
     usage_total : tokens of all answers.
     failures : statuses with which the next requests are refused, before the responder is asked.
+    polls : how often a batch is asked for before it has ended. Its results come in another order than its requests.
 
     Examples
     --------
@@ -122,6 +134,8 @@ class FakeMessagesServer:
         self.requests: list[Seen] = []
         self.usage_total = NOTHING
         self.failures: list[int] = []
+        self.polls = 1
+        self._batches: dict[str, _Batch] = {}
         self._cache: dict[str, _Entry] = {}
         self._known: dict[str, tuple[str, list[str], list[str], list[str]]] = {}  # by id of the answer
         self._lock = threading.Lock()
@@ -145,8 +159,8 @@ class FakeMessagesServer:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def handle(self, seen: Seen) -> tuple[int, dict[str, Any]]:
-        """Status and body of the answer."""
+    def handle(self, seen: Seen) -> tuple[int, Any]:
+        """Status and body of the answer; a list for JSON lines."""
         with self._lock:
             self.requests.append(seen)
             failure = self.failures.pop(0) if self.failures else 0
@@ -156,12 +170,56 @@ class FakeMessagesServer:
             if seen.path == "/v1/messages/count_tokens":
                 _check(seen, counting=True)
                 return 200, {"input_tokens": sum(self._tokens(block) for _, _, block in _blocks(seen.body))}
+            if seen.path.startswith(BATCHES):
+                return self._batch(seen)
             if seen.path != "/v1/messages":
                 return 404, _error(404, f"there is no {seen.path}")
             _check(seen)
         except _Rejected as error:
             return 400, _error(400, str(error))
         return self._answer(seen.body)
+
+    def _batch(self, seen: Seen) -> tuple[int, Any]:
+        """Make a batch (with a body), or tell how far it is; a list is sent line by line."""
+        if seen.path == BATCHES:
+            entries = seen.body.get("requests") or []
+            names = [str(entry["custom_id"]) for entry in entries]
+            if not entries or len(set(names)) < len(names) or not all(map(CUSTOM_ID.fullmatch, names)):
+                raise _Rejected("requests: custom_id has to be unique, of 1 to 64 letters, digits, _ and -")
+            with self._lock:
+                name = f"msgbatch_{len(self._batches):06d}"
+                self._batches[name] = _Batch(entries, self.polls)
+            return 200, self._batch_record(name)
+        name, _, rest = seen.path.removeprefix(f"{BATCHES}/").partition("/")
+        if name not in self._batches or rest not in ("", "results"):
+            return 404, _error(404, f"there is no {seen.path}")
+        batch = self._batches[name]
+        if not rest:
+            batch.polls_left -= 1
+            return 200, self._batch_record(name)
+        if not batch.results:
+            batch.results = [self._batch_result(entry, seen) for entry in batch.entries[::-1]]
+        return 200, batch.results
+
+    def _batch_record(self, name: str) -> dict[str, Any]:
+        batch = self._batches[name]
+        ended, n = batch.polls_left <= 0, len(batch.entries)
+        counts = {"processing": 0 if ended else n, "succeeded": n if ended else 0}
+        return {
+            "id": name, "type": "message_batch", "processing_status": "ended" if ended else "in_progress",
+            "request_counts": {**counts, "errored": 0, "canceled": 0, "expired": 0}, "created_at": DAY,
+            "expires_at": DAY, "ended_at": DAY if ended else None, "archived_at": None, "cancel_initiated_at": None,
+            "results_url": f"{self.url}{BATCHES}/{name}/results" if ended else None,
+        }  # fmt: skip
+
+    def _batch_result(self, entry: Mapping[str, Any], seen: Seen) -> dict[str, Any]:
+        try:
+            _check(seen._replace(body=entry["params"]))
+            status, answer = self._answer(entry["params"])
+        except _Rejected as error:
+            status, answer = 400, _error(400, str(error))
+        result = {"type": "succeeded", "message": answer} if status == 200 else {"type": "errored", "error": answer}
+        return {"custom_id": entry["custom_id"], "result": result}
 
     def _answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         blocks = list(_blocks(body))
@@ -414,15 +472,20 @@ def _handler(server: FakeMessagesServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         wbufsize = -1  # head and body in one packet, else the second waits for an acknowledgement
 
+        def do_GET(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
-            raw = self.rfile.read(int(self.headers["content-length"]))
+            raw = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            seen = Seen(self.path.split("?")[0], json.loads(raw), headers, raw)
+            seen = Seen(self.path.split("?")[0], json.loads(raw or b"{}"), headers, raw)
             status, answer = server.handle(seen)
             streamed = status == 200 and seen.body.get("stream")
             if streamed:
                 lines = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in _events(answer)]
                 data = "".join(lines).encode()
+            elif isinstance(answer, list):
+                data = "".join(json.dumps(line) + "\n" for line in answer).encode()
             else:
                 data = json.dumps(answer).encode()
             self.send_response(status)

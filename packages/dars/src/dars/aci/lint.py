@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
+from functools import lru_cache
 from typing import NamedTuple
 
 from ruff import find_ruff_bin
@@ -28,6 +29,7 @@ class Problem(NamedTuple):
     message: str
 
 
+@lru_cache(maxsize=512)  # edits are looked at again where a path is gone through again
 def problems(name: str, source: bytes) -> list[Problem]:
     """Fatal errors of a Python file."""
     done = subprocess.run(

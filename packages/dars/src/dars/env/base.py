@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from ..errors import EnvError
+
 
 class ExecResult(NamedTuple):
     """What a command did; output is stdout and stderr together, head and tail kept where it was long."""
@@ -63,6 +65,14 @@ class Environment(ABC):
     @abstractmethod
     def diff(self) -> str:
         """Unified diff from the state in which the workspace was made."""
+
+    def apply(self, patch: str) -> None:
+        """Change the files as a unified diff says, all of it or nothing; EnvError if it does not fit."""
+        if not patch:
+            return
+        done = self.exec(["git", "apply", "--whitespace=nowarn", "-"], stdin=patch.encode("utf-8", "surrogateescape"))
+        if done.returncode:
+            raise EnvError(f"the patch does not apply: {' '.join(done.output.split())}")
 
     @abstractmethod
     def state_hash(self) -> str:

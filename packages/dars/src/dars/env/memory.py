@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from ..errors import EnvError
+from .apply import applied
 from .base import Environment, ExecResult
 
 Oracle = Callable[[str, str], ExecResult]
@@ -89,6 +91,13 @@ class MemoryEnvironment(Environment):
                 parts.append(_file_diff(path, old, new))
         return "".join(parts)
 
+    def apply(self, patch: str) -> None:
+        """Change the files as a patch of texts says, every hunk at its line."""
+        try:
+            self._files = applied(self._files, patch)
+        except ValueError as error:
+            raise EnvError(f"the patch does not apply: {error}") from None
+
     def state_hash(self) -> str:
         """Hash of paths and contents."""
         digest = hashlib.sha256()
@@ -120,7 +129,7 @@ def _file_diff(path: str, old: bytes | None, new: bytes | None) -> str:
     head = f"diff --git a/{path} b/{path}\n"
     head += "new file mode 100644\n" if old is None else "deleted file mode 100644\n" if new is None else ""
     try:
-        then, now = ((content or b"").decode().splitlines(keepends=True) for content in (old, new))
+        then, now = (re.findall(r"[^\n]*\n|[^\n]+", (content or b"").decode()) for content in (old, new))
     except UnicodeDecodeError:
         return f"{head}Binary files {before} and {after} differ\n"
     body = ""

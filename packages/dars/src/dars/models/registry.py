@@ -15,6 +15,7 @@ from ..errors import TaskError
 from .base import Usage
 
 CACHE_READ, CACHE_WRITE_5M, CACHE_WRITE_1H = 0.1, 1.25, 2.0  # in prices of uncached input
+BATCH = 0.5  # of all prices, for message batches
 
 
 class Row(BaseModel):
