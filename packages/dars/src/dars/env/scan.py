@@ -22,7 +22,7 @@ INSTALLED = frozenset({".tox", ".nox", "node_modules"})
 
 RACY_NS = 100_000_000  # file times are coarse: what changed this shortly before it was read may change again unseen
 
-Signature = tuple[int, ...]
+Signature = tuple[int | str, ...]
 StatCache = dict[str, tuple[Signature, Entry]]
 
 
