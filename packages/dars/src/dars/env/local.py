@@ -17,6 +17,7 @@ from .base import Environment, ExecResult
 from .copy import CopyBackend
 from .git import GitBackend
 from .overlay import OverlayBackend
+from .paths import below, link_target, resolve
 from .replay import Perform, ReplayBackend
 from .sandbox import Limits, Sandbox, choose
 from .scan import Folder, StatCache, copy_folder, remove, scan
@@ -192,8 +193,8 @@ class LocalEnvironment(Environment):
         root = self._backend.root
         inner = path
         if os.path.isabs(path):
-            inner = next((below for top in (self.source, root) if (below := _below(top, path)) is not None), "..")
-        parts = resolve(root, self.source, inner, follow) if "\0" not in path else None
+            inner = next((rest for top in (self.source, root) if (rest := below(str(top), path)) is not None), "..")
+        parts = resolve(link_target(root), str(self.source), inner, follow) if "\0" not in path else None
         if not parts:
             raise EnvError(f"{path!r} is not a path inside the workspace")
         return root.joinpath(*parts)
@@ -252,42 +253,6 @@ class LocalEnvironment(Environment):
     def _name(self, state: State) -> str:
         same = state.history.identity == self._base[1]
         return state.files.identity if same else f"{state.files.identity}+{state.history.identity}"
-
-
-def resolve(root: Path, shown_at: Path, inner: str, follow: bool = True) -> list[str] | None:
-    """Parts of the path below ``root`` to which a relative path leads through all links; None if it leads outside.
-
-    An absolute link below ``shown_at`` leads inside, as it does for commands. follow: whether a link at the end counts.
-    """
-    done: list[str] = []
-    ahead = inner.split("/")[::-1]
-    links = 0
-    while ahead:
-        part = ahead.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            if not done:
-                return None
-            done.pop()
-            continue
-        there = root.joinpath(*done, part)
-        if not there.is_symlink() or not (ahead or follow):
-            done.append(part)
-            continue
-        links += 1
-        target: str | None = os.readlink(there)
-        if target is not None and os.path.isabs(target):
-            done, target = [], _below(shown_at, target)
-        if target is None or links > 40:
-            return None
-        ahead.extend(target.split("/")[::-1])
-    return done
-
-
-def _below(top: Path, path: str) -> str | None:
-    """What follows ``top`` in an absolute path; None if something else precedes."""
-    return path[len(str(top)) :].lstrip("/") if f"{path}/".startswith(f"{top}/") else None
 
 
 def _begin_history(root: Path) -> None:

@@ -32,4 +32,24 @@ def read_output(file: BinaryIO, limit: int) -> tuple[str, bool]:
     if missing:
         file.seek(size - READ_WHOLE // 2)
         raw += file.read()
+    return as_text(raw, limit, missing)
+
+
+def as_text(raw: bytes, limit: int, missing: int = 0) -> tuple[str, bool]:
+    """The same of bytes, of which ``missing`` were left out in the middle."""
     return shorten(ANSI.sub("", raw.decode(errors="replace")), limit, missing)
+
+
+def read_ends(stream: BinaryIO) -> tuple[bytes, int]:
+    """All of a stream that cannot be sought in, or both ends of a long one and how many bytes are missing between."""
+    half = READ_WHOLE // 2
+    head, tail, missing = bytearray(), bytearray(), 0
+    while piece := stream.read(1 << 16):
+        room = half - len(head)
+        head += piece[:room]
+        tail += piece[room:]
+        if len(tail) > 2 * half:
+            missing += len(tail) - half
+            del tail[:-half]
+    missing += max(0, len(tail) - half)
+    return bytes(head + tail[-half:]), missing

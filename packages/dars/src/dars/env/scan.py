@@ -16,13 +16,15 @@ from .store import EXECUTABLE, FILE, FOLDER, LINK, Entry, ObjectStore
 
 # Made anew by whatever wants them: never copied, never recorded, and removed when a state is put back, since what one
 # branch left there (stale bytecode, the last failures) must not reach another.
-CACHES = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints"})
+CACHES = frozenset(
+    {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints", ".benchmarks"}
+)
 # Installed, not written: copied, but neither recorded nor touched. So is every folder with a pyvenv.cfg.
 INSTALLED = frozenset({".tox", ".nox", "node_modules"})
 
 RACY_NS = 100_000_000  # file times are coarse: what changed this shortly before it was read may change again unseen
 
-Signature = tuple[int, ...]
+Signature = tuple[int | str, ...]
 StatCache = dict[str, tuple[Signature, Entry]]
 
 
