@@ -31,3 +31,7 @@ class CassetteMiss(ModelError):
 
 class TreeFormatError(DarsError):
     """A tree or event log is damaged, or of an unknown format."""
+
+
+class ExperimentError(DarsError):
+    """Experiments of an evaluation broke; the others have run."""

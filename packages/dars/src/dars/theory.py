@@ -8,7 +8,7 @@ stage i is expanded in that state.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .policy import ExpansionPolicy
 
@@ -86,9 +86,16 @@ def success_probability(
     """
     q_good = q_bad if q_good is None else q_good
     _check(stages, p=p, q_bad=q_bad, q_good=q_good)
+    return float(success_of(stages, p, q_bad, q_good, policy))
+
+
+def success_of(
+    stages: Sequence[str], p: Sequence[Any], q_bad: Sequence[Any], q_good: Sequence[Any], policy: ExpansionPolicy | None
+) -> Any:
+    """:func:`success_probability` of numbers, or of arrays of one shape at once; they are not checked."""
     N = _policy(policy).num_expansions
 
-    def combine(i: int, first: float, alternative: float | None) -> float:
+    def combine(i: int, first: Any, alternative: Any) -> Any:
         if alternative is None:
             return p[i] * first
         after_good = 1 - (1 - first) * (1 - q_good[i] * alternative) ** (N - 1)
@@ -96,6 +103,37 @@ def success_probability(
         return p[i] * after_good + (1 - p[i]) * after_bad
 
     return _fold(stages, policy, 1.0, combine)
+
+
+def tree_cost(
+    stages: Sequence[str],
+    gaps: Sequence[int],
+    action: Callable[[int], float],
+    alternative: Callable[[int], float],
+    policy: ExpansionPolicy | None = None,
+) -> float:
+    """Cost of the whole tree, in whatever unit its two prices have.
+
+    Parameters
+    ----------
+    action, alternative : depth of a node -> cost of its first action, and of another one drawn there.
+
+    Examples
+    --------
+    >>> tree_cost(["edit"], [2, 1], lambda depth: 1, lambda depth: 4)  # ooeo, then 4 calls for another edit, and o
+    9.0
+    """
+    _check(stages, gaps=gaps)
+    N = _policy(policy).num_expansions
+    ends = [i + sum(gaps[: i + 1]) for i in range(len(stages))]  # depth of the node at which stage i is decided
+
+    def combine(i: int, first: float, other: float | None) -> float:
+        before = sum(action(ends[i] - back) for back in range(1, gaps[i] + 1))
+        more = 0.0 if other is None else (N - 1) * (alternative(ends[i]) + other)
+        return before + action(ends[i]) + first + more
+
+    last = ends[-1] + 1 if ends else 0
+    return _fold(stages, policy, float(sum(action(last + k) for k in range(gaps[-1]))), combine)
 
 
 def restart_success(pi: float, k: float) -> float:
@@ -177,20 +215,12 @@ def _tree_cost(
 ) -> float:
     if unit == "steps":
         return float(step_count(stages, gaps, policy))
-    N = _policy(policy).num_expansions
     calls = k_samples + (1 if k_samples > 1 else 0)
-    ends = [i + sum(gaps[: i + 1]) for i in range(len(stages))]  # depth of the node at which stage i is decided
 
     def read(depth: int) -> float:
         return 1.0 if unit == "calls" else 1 + CACHED * depth
 
-    def combine(i: int, first: float, alternative: float | None) -> float:
-        before = sum(read(ends[i] - back) for back in range(1, gaps[i] + 1))
-        other = 0.0 if alternative is None else (N - 1) * (calls * read(ends[i]) + alternative)
-        return before + read(ends[i]) + first + other
-
-    last = ends[-1] + 1 if ends else 0
-    return _fold(stages, policy, sum(read(last + k) for k in range(gaps[-1])), combine)
+    return tree_cost(stages, gaps, read, lambda depth: calls * read(depth), policy)
 
 
 # --- the recursion ------------------------------------------------------------------------------------------------

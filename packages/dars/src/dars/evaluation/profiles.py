@@ -1,0 +1,91 @@
+"""The evaluation profiles: each is one value, read like a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes of the experiments.
+
+    Attributes
+    ----------
+    name, experiments : what is run.
+    flips : searches with flipped coins for each case of the closed form.
+    random_trees : random skeletons, and random paths, on which counts are compared.
+    map_points : of p and of q in the map of where trees beat restarts.
+    restore_ways : backends of LocalEnvironment that are compared, git and replay among them.
+    restore_files, restore_depths, restore_rounds : size of the package, depths that are restored, how often.
+    snapshot_files : size of the package on which a snapshot and a restore are timed together.
+    ledger_gaps : actions around the four stages of the path.  ledger_chars : of an observation.
+    ledger_high, ledger_low : tokens at which blockwise elision begins and ends.
+    log_scales : multiples of LOG_GAPS (``overhead``), each one tree.  log_chars : of an observation.
+    memory_nodes : of the tree whose memory is measured.
+    worker_step_s, worker_rounds : duration of a step, and how often one and four workers are compared.
+    """
+
+    name: str
+    experiments: tuple[str, ...]
+    flips: int
+    random_trees: int
+    map_points: int
+    restore_ways: tuple[str, ...]
+    restore_files: int
+    restore_depths: tuple[int, ...]
+    restore_rounds: int
+    snapshot_files: int
+    ledger_gaps: tuple[int, int, int, int, int]
+    ledger_chars: int
+    ledger_high: int
+    ledger_low: int
+    log_scales: tuple[float, ...]
+    log_chars: int
+    memory_nodes: int
+    worker_step_s: float
+    worker_rounds: int
+
+
+QUICK = Profile(
+    name="quick",
+    experiments=("traversal", "restore", "ledger", "overhead"),
+    flips=20_000,
+    random_trees=100,
+    map_points=41,
+    restore_ways=("git", "replay"),
+    restore_files=300,
+    restore_depths=(1, 2, 4, 8, 16, 32),
+    restore_rounds=5,
+    snapshot_files=1_000,
+    ledger_gaps=(6, 1, 4, 8, 0),
+    ledger_chars=4_000,
+    ledger_high=6_000,
+    ledger_low=2_000,
+    log_scales=(0.25, 0.5, 1),
+    log_chars=20_000,
+    memory_nodes=400,
+    worker_step_s=0.02,
+    worker_rounds=1,
+)
+FULL = replace(
+    QUICK,
+    name="full",
+    flips=200_000,
+    random_trees=400,
+    map_points=81,
+    restore_ways=("git", "replay", "copy", "overlay"),
+    restore_files=1_000,
+    restore_depths=(1, 2, 4, 8, 16, 32, 64),
+    restore_rounds=8,
+    ledger_gaps=(8, 2, 8, 14, 0),
+    ledger_chars=8_000,
+    ledger_high=16_000,
+    ledger_low=5_000,
+    log_scales=(0.25, 0.5, 1, 2),
+    memory_nodes=1_000,
+    worker_step_s=0.2,
+    worker_rounds=3,
+)
+GPU = replace(FULL, name="gpu", experiments=("traversal",))
+PAPER = replace(FULL, name="paper")
+PROFILES = {profile.name: profile for profile in (QUICK, FULL, GPU, PAPER)}
