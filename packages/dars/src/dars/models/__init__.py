@@ -10,6 +10,7 @@ from .registry import price, read_rows
 
 if TYPE_CHECKING:
     from .anthropic import AnthropicModel, CachePolicy
+    from .repair import RepairModel
 
 __all__ = [
     "AnthropicModel",
@@ -21,6 +22,7 @@ __all__ = [
     "ModelRequest",
     "ModelResponse",
     "OpenAIModel",
+    "RepairModel",
     "ScriptedModel",
     "ToolCall",
     "Usage",
@@ -35,4 +37,8 @@ def __getattr__(name: str) -> Any:
         from . import anthropic
 
         return getattr(anthropic, name)
+    if name == "RepairModel":  # needs the extra "bench"
+        from .repair import RepairModel
+
+        return RepairModel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
