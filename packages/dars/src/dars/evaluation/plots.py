@@ -43,14 +43,10 @@ def draw_restore(depths: Sequence[int], times: Mapping[str, NDArray[np.float64]]
         middle, low, high = (np.quantile(values, at, axis=0) for at in (0.5, 0.25, 0.75))
         axis.plot(depths, middle, "o-", color=COLOURS[name], label=name, ms=4, lw=1.5)
         axis.fill_between(depths, low, high, color=COLOURS[name], alpha=0.2, lw=0)
-        axis.annotate(
-            name, (depths[-1], middle[-1]), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9,
-            color=COLOURS[name],
-        )  # fmt: skip
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(depths, [str(depth) for depth in depths])
-    axis.set_xlim(right=depths[-1] * 1.6)
+    axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axis.set_xlabel("depth of the state, actions from the root")
     axis.set_ylabel("restore, ms (median and quartiles)")
     axis.spines[["top", "right"]].set_visible(False)
@@ -68,7 +64,7 @@ def draw_ledger(
     if plt is None:
         return False
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    shades = ["#3b7dd8", "#9ecae1", "#d95f02", "#fdae6b", "#888888"]
+    shades = ["#3f007d", "#9e9ac8", "#6a51a3", "#dadaeb", "#41ab5d"]
     bottom = np.zeros(len(dollars))
     for i, kind in enumerate(kinds):
         height = np.array([values[i] for values in dollars.values()])
