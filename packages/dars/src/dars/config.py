@@ -99,6 +99,8 @@ class EnvSection(_Section):
     network: bool = False
     timeout: float = Field(default=120.0, gt=0)
     memory_mb: int = Field(default=4096, ge=64)
+    container_cli: str = "docker"  # or podman, with its global options
+    workdir: str = "/testbed"  # of a container
 
 
 class ReviewSection(_Section):

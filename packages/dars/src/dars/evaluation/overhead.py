@@ -20,6 +20,7 @@ from ..config import BudgetSection, CandidatesSection, DarsConfig
 from ..env.memory import MemoryEnvironment
 from ..models.base import ModelRequest, ScriptedModel, ToolCall
 from ..runs import search
+from ..search.resample import follows
 from ..search.state import SearchState
 from ..storage import BLOBS, EVENTS
 from ..tree import Tree
@@ -134,7 +135,7 @@ def _workers(experiment: Experiment, profile: Profile, rng: np.random.Generator)
             statement=f"{WORKERS} workers finish the tree of {leaves} leaves in at most half the time of one.",
             unit="share of the time",
             note=f"{steps} steps of {profile.worker_step_s:g} s; {row} ({row / steps:.2f}) wait for each other: "
-            "an alternative begins when the path that it replaces has ended, so that no number of workers is faster",
+            "no number of workers is faster",
         ),
     ]  # fmt: skip
     ours, peer = (float(np.median(walls[workers])) for workers in (WORKERS, 1))
@@ -144,13 +145,14 @@ def _workers(experiment: Experiment, profile: Profile, rng: np.random.Generator)
 
 def steps_in_a_row(tree: Tree) -> int:
     """Length of the longest chain of steps that wait for one another: an alternative begins when the path ends that
-    first went on from its node.
+    first went on from its node, or with its second step where the model is not told how it ended.
     """
     done = {0: 0}
     for node in sorted(tree.nodes.values(), key=lambda node: tree.indices(node.id)):  # first lines before alternatives
         if node.id:
             first = tree.nodes[node.parent or 0].children[0]
-            before = [n.id for n in tree.first_line(first)][-1] if node.child_index else node.parent or 0
+            ended = [n.id for n in tree.first_line(first)][-1] if follows(tree, node.parent or 0) else first
+            before = ended if node.child_index else node.parent or 0
             done[node.id] = done[before] + 1
     return max(done.values())
 

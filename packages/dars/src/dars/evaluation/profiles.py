@@ -22,6 +22,7 @@ class Profile:
     ledger_high, ledger_low : tokens at which blockwise elision begins and ends.
     log_scales : multiples of LOG_GAPS (``overhead``), each one tree.  log_chars : of an observation.
     memory_nodes : of the tree whose memory is measured.
+    device : "auto", "cpu" or "cuda", of what is trained.
     worker_step_s, worker_rounds : duration of a step, and how often one and four workers are compared.
     """
 
@@ -44,6 +45,7 @@ class Profile:
     memory_nodes: int
     worker_step_s: float
     worker_rounds: int
+    device: str = "auto"
 
 
 QUICK = Profile(

@@ -10,6 +10,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def run(
     only: Sequence[str] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Run a profile.
 
@@ -44,6 +46,7 @@ def run(
     out : folder of results.json, the PNGs and ``experiments/ledger.json`` etc.
     only : ids such as ["ledger", "restore"]; default all of the profile.
     resume : take finished experiments from ``out/experiments`` if they belong to this profile, seed and version.
+    device : "auto", "cpu" or "cuda", of what is trained.
     progress : called with (id, number done, total, seconds of the last one) before the first and after each.
 
     Returns
@@ -58,7 +61,7 @@ def run(
     ExperimentError
         After all others have run: experiments that raised anything else.
     """
-    chosen = _profile(profile)
+    chosen = replace(_profile(profile), device=device)
     ids = _experiments(chosen, only)
     folder = Path(out)
     (folder / "experiments").mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Capabilities, ChatModel, ModelRequest, ModelResponse, ScriptedModel, ToolCall, Usage
 from .cassette import CassetteModel
+from .choose import make_model
 from .human import HumanModel
 from .openai import OpenAIModel
 from .registry import price, read_rows
@@ -26,6 +27,7 @@ __all__ = [
     "ScriptedModel",
     "ToolCall",
     "Usage",
+    "make_model",
     "price",
     "read_rows",
 ]

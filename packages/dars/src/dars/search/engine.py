@@ -11,8 +11,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from ..aci.base import State, Tool
@@ -23,7 +24,7 @@ from ..errors import EnvError
 from ..models.base import NOTHING, ChatModel, ModelRequest, ModelResponse, ToolCall, Usage, add_costs, answered
 from ..policy import KINDS
 from ..tree import Node, Tree
-from .resample import Choice, Drawn, resample
+from .resample import Choice, Drawn, follows, resample
 from .restore import execute, restore
 from .state import PAUSED, SearchState
 from .strategies import make_strategy
@@ -91,6 +92,7 @@ class Engine:
         self.strategy = make_strategy(self.config, None if self.value is None else self._value)
         self.state.order = self.config.order
         self.lock = threading.RLock()
+        self._news: SimpleQueue[None] = SimpleQueue()
         self.stopped = ""  # why no further model call may be made
         self._started = self.clock()
         root = self.state.tree.root
@@ -123,10 +125,13 @@ class Engine:
                 while True:
                     while free and (job := self._next([node for node, _ in running.values()])) is not None:
                         env = free.pop()
-                        running[pool.submit(self._job, job, env)] = (job, env)
+                        future = pool.submit(self._job, job, env)
+                        running[future] = (job, env)
+                        future.add_done_callback(lambda _: self._news.put(None))
                     if not running:
                         return
-                    for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    self._news.get()  # a path ended, or an alternative is owed that may begin beside it
+                    for done in [future for future in running if future.done()]:
                         free.append(running.pop(done)[1])
                         done.result()
         finally:
@@ -136,7 +141,7 @@ class Engine:
     def _next(self, running: Sequence[int]) -> int | None:
         """The node at which the next job begins: an unfinished one, else the first alternative owed.
 
-        An alternative waits for all paths below its node, since the model will be told how they ended.
+        An alternative waits for all paths below its node if the model will be told how they ended.
         """
         with self.lock:
             if self.out_of_budget():
@@ -148,7 +153,8 @@ class Engine:
             # Nodes made by a running job are open, or their ancestors are the job's.
             blocked = {n.id for i in (*running, *self.state.open) for n in tree.path(i)}
             for _, _, node_id in sorted(self.state.pending):
-                if node_id not in blocked:
+                alone = not follows(tree, node_id) and node_id not in running
+                if node_id not in blocked or alone:
                     return node_id
             if running or self.state.pending:
                 return None
@@ -352,7 +358,10 @@ class Engine:
         with self.lock:
             if self.log is not None:
                 self.log(event)
-            return self.state.apply(event)
+            made = self.state.apply(event)
+        if event.get("pushed"):
+            self._news.put(None)
+        return made
 
 
 def _place(tree: Tree, node: Node) -> ModelRequest:

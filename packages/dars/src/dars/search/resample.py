@@ -144,10 +144,15 @@ def feedback(
     tried = tree.children(node_id)
     tried = tried if config.feedback.all_siblings else tried[:1]
     kind = tried[0].kind
-    told = [attempt(tree, child, config, follow=kind not in ("create", "submit")) for child in tried]
+    told = [attempt(tree, child, config, follows(tree, node_id)) for child in tried]
     if condense is not None:
         told = [{**one, "summary": condense(one, i)} if one["steps"] else one for i, one in enumerate(told)]
     return prompts.render("feedback", kind=kind, attempts=told)
+
+
+def follows(tree: Tree, node_id: int) -> bool:
+    """Whether the model is told what followed from the actions at a node: not for reproductions and submissions."""
+    return tree.children(node_id)[0].kind not in ("create", "submit")
 
 
 def attempt(tree: Tree, child: Node, config: DarsConfig, follow: bool = True) -> dict[str, Any]:
@@ -196,7 +201,8 @@ def _judge(
     shown = [{"tool": call.name, "args": call.input, "text": response.text} for call, response in candidates]
     full = config.critic.context == "full"
     # In the agent's own history the attempts stand in the feedback; a critic of its own has to be told.
-    told = [attempt(tree, child, config, follow=not full) for child in tree.children(node.id)]
+    follow = not full and follows(tree, node.id)
+    told = [attempt(tree, child, config, follow) for child in tree.children(node.id)]
     told = told if config.feedback.all_siblings else told[:1]
     text = prompts.render("critic", issue=prompts.issue, attempts=told, candidates=shown, full=full)
     if full:

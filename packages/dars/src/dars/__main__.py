@@ -1,0 +1,5 @@
+"""``python -m dars``."""
+
+from .cli import main
+
+main()

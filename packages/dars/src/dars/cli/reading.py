@@ -1,0 +1,112 @@
+"""dars show, tree, export, import and cost: what a saved run holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import TaskError, TreeFormatError
+from .running import FolderArgument
+
+TreeArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a tree.json.")]
+
+
+def show(
+    run: TreeArgument,
+    node: Annotated[int, typer.Argument(metavar="NODE", help="Its number; see dars tree.")],
+    against: Annotated[int | None, typer.Option("--against", metavar="NODE", help="Compare with another node.")] = None,
+) -> None:
+    """Everything about a node: action, observation, what was tried beside it, costs."""
+    from ..tree import load_tree
+    from ..viz import node_text, sibling_diff
+
+    found = load_tree(run)
+    for wanted in (node, *([] if against is None else [against])):
+        if wanted not in found.nodes:
+            raise TaskError(f"{run} has no node {wanted}; ids run from 0 to {len(found) - 1}")
+    print(node_text(found, node) if against is None else sibling_diff(found, node, against))
+
+
+def tree(
+    run: TreeArgument,
+    skeleton: Annotated[bool, typer.Option("--skeleton", help="Kinds of the actions as letters.")] = False,
+) -> None:
+    """The tree of a run as text."""
+    from ..tree import load_tree
+    from ..viz import text
+
+    found = load_tree(run)
+    print(found.skeleton() if skeleton else text(found, shutil.get_terminal_size((100, 24)).columns))
+
+
+def export(
+    run: TreeArgument,
+    to: Annotated[Path, typer.Option("--to", help="File to write; - for stdout.")],
+    form: Annotated[str, typer.Option("--format", help="html, json, traj, dot or predictions.")] = "html",
+    name: Annotated[str, typer.Option("--name", help="model_name_or_path of predictions.")] = "dars",
+) -> None:
+    """Write a run in another format."""
+    from ..interop import export as exported
+    from ..storage import write_atomic
+    from ..tree import load_tree
+
+    found = load_tree(run)
+    if form == "predictions":
+        from ..runs import read_meta
+
+        identity = str(read_meta(run)["task"]["id"])
+        patch = run / "patch.diff"
+        row = {"instance_id": identity, "model_name_or_path": name,
+               "model_patch": patch.read_text(encoding="utf-8") if patch.exists() else ""}  # fmt: skip
+        text = json.dumps(row) + "\n"
+    else:
+        text = exported(found, form)
+    if str(to) == "-":
+        sys.stdout.write(text)
+    else:
+        write_atomic(to, text)
+
+
+def import_run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".root of the authors, .traj, or mini-swe-agent's.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for tree.json and tree.html.")],
+) -> None:
+    """Read a run of another agent; dars show, tree and export then read the folder."""
+    from ..interop import read
+    from ..storage import write_atomic
+    from ..viz import html
+
+    found = read(file)
+    if (out / "tree.json").exists():
+        raise TaskError(f"{out} holds a tree already: give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "tree.html", html(found))
+    write_atomic(out / "tree.json", found.to_json())
+    print(f"{len(found) - 1} steps, {len(found.leaves())} ends: {out / 'tree.html'}")
+
+
+def cost(run: FolderArgument) -> None:
+    """What a run used: calls, tokens, US$, and how much of the input came from the cache."""
+    try:
+        spent = json.loads((run / "usage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TreeFormatError(
+            f"{run} holds no finished run: usage.json is missing or damaged; dars resume it"
+        ) from error
+    names = {
+        "calls": "calls", "steps": "steps", "input": "input tokens, not cached", "cache_read": "read from the cache",
+        "cache_write_5m": "written to it for 5 minutes", "cache_write_1h": "written to it for an hour",
+        "output": "output tokens", "thinking": "of these thinking",
+    }  # fmt: skip
+    for key, text in names.items():
+        print(f"{text:<28} {spent[key]:>12,}")
+    print(f"{'share of input from cache':<28} {spent['cache_efficiency']:>12.1%}")
+    dollars = "unknown" if spent["cost_usd"] is None else f"{spent['cost_usd']:.4f}"
+    print(f"{'US$':<28} {dollars:>12}")
+    for reason, count in spent["cache_misses"].items():
+        print(f"cache missed: {reason} ({count} times)")

@@ -1,0 +1,286 @@
+"""Runs from a task to a patch: what they write, how they go on, how they branch off."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import dars
+from dars import DarsConfig, Task
+from dars.config import BudgetSection, CandidatesSection, ReviewSection
+from dars.env.memory import MemoryEnvironment
+from dars.errors import TaskError
+from dars.models import CassetteModel, OpenAIModel, ScriptedModel, ToolCall
+from dars.runs import read_meta, restored
+from dars.storage import EVENTS
+
+FILES = {"calc.py": "def add(a, b):\n    return a - b\n", "README": "calc\n"}
+RIGHT = ToolCall("edit", {"path": "calc.py", "old": "a - b", "new": "a + b"})
+WRONG = ToolCall("edit", {"path": "calc.py", "old": "a - b", "new": "a * b"})
+REPRO = ToolCall("create", {"path": "repro.py", "content": "from calc import add\nassert add(2, 3) == 5\n"})
+SETTINGS = DarsConfig(
+    budget=BudgetSection(steps=60, depth=10), candidates=CandidatesSection(k=2, retries=0),
+    review=ReviewSection(reviewers=["multiplicity"]),
+)  # fmt: skip
+
+
+def answer(request):
+    """Reproduces, makes the wrong edit first and the right one as a replacement, submits."""
+    if request.role == "critic":
+        return json.dumps({"notes": [], "scores": [], "index": 0})
+    if request.role == "candidate":
+        number = request.sample
+        calls = [replace(REPRO, input={**REPRO.input, "content": f"import calc\nassert {number}\n"}), RIGHT]
+        return calls[len(request.path)] if len(request.path) < 2 else ToolCall("submit", {"summary": str(number)})
+    return [REPRO, WRONG][len(request.path)] if len(request.path) < 2 else ToolCall("submit")
+
+
+def task(tmp_path, **more):
+    repo = tmp_path / "repo"
+    if not repo.exists():
+        repo.mkdir()
+        for name, text in FILES.items():
+            (repo / name).write_text(text)
+    return Task(repo, "add(2, 3) gives -1", **more)
+
+
+def memory():
+    return MemoryEnvironment(FILES)
+
+
+def shape(tree):
+    """A tree without what depends on the clock."""
+    records = [node.record() for node in tree.nodes.values()]
+    return [{k: v for k, v in record.items() if k not in ("wall_s", "t_start", "snapshot")} for record in records]
+
+
+def test_run_writes_candidates_and_leaves_the_repository_alone(tmp_path):
+    work, out = task(tmp_path), tmp_path / "out"
+    result = dars.run(work, ScriptedModel(answer), SETTINGS, out=out)
+    assert {name: (work.repo / name).read_text() for name in os.listdir(work.repo)} == FILES
+    assert result.exit_reason == "done"
+    patches = {candidate.patch for candidate in result.candidates}
+    assert len(patches) == 2
+    assert any("+    return a + b" in patch for patch in patches)
+    assert not any("repro.py" in patch for patch in patches)
+    assert ("repro.py", "new, and no kept change refers to it") in result.candidates[0].dropped
+    assert sum(c.multiplicity for c in result.candidates) == len(result.tree.leaves())
+    assert (out / "patch.diff").read_text() == result.best.patch
+    written = {path.name: path.read_text() for path in (out / "candidates").iterdir()}
+    assert written == {f"{c.node_id}.diff": c.patch for c in result.candidates}
+    assert dars.load_tree(out).skeleton() == result.tree.skeleton()
+    assert json.loads((out / "usage.json").read_text())["calls"] > len(result.tree) - 1
+    assert "<html" in (out / "tree.html").read_text()
+    subprocess.run(["git", "apply", "--check", str(out / "patch.diff")], cwd=work.repo, check=True)
+
+
+def test_best_patch_repairs_when_scripts_of_all_branches_judge(tmp_path):
+    settings = SETTINGS.model_copy(update={"review": ReviewSection(reviewers=["execution"])})
+    work, out = task(tmp_path), tmp_path / "out"
+    result = dars.run(work, ScriptedModel(answer), settings, out=out)
+    assert "+    return a + b" in result.best.patch
+    subprocess.run(["git", "apply", str(out / "patch.diff")], cwd=work.repo, check=True)
+    assert (work.repo / "calc.py").read_text() == "def add(a, b):\n    return a + b\n"
+    review = json.loads((out / "review.json").read_text())
+    assert str(result.best.node_id) in json.dumps(review)
+
+
+def test_resumed_at_any_event_a_run_ends_as_if_it_had_not_been_cut(tmp_path):
+    work = task(tmp_path)
+    whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), tmp_path / "whole")
+    lines = (tmp_path / "whole" / EVENTS).read_bytes().splitlines(keepends=True)
+    assert len(lines) > 10
+    for kept in range(len(lines)):
+        cut = tmp_path / f"cut{kept}"
+        shutil.copytree(tmp_path / "whole", cut)
+        (cut / EVENTS).write_bytes(b"".join(lines[:kept]) + lines[kept][:7])
+        again = dars.resume(cut, ScriptedModel(answer), env=memory())
+        assert shape(again.tree) == shape(whole.tree)
+        assert again.candidates == whole.candidates
+        assert (again.usage, again.cost_usd) == (whole.usage, whole.cost_usd)
+
+
+def test_killed_process_goes_on_in_another(tmp_path):
+    """kill -9 in the middle of an action; the recording answers, and the tree is that of a run that was not killed."""
+    work = task(tmp_path)
+    tape = tmp_path / "tape.jsonl"
+    whole = dars.run(work, CassetteModel(tape, ScriptedModel(answer), "record"), SETTINGS, out=tmp_path / "whole")
+    out = tmp_path / "out"
+    code = (
+        "import dars, time\nfrom pathlib import Path\n"
+        f"task = dars.Task(Path({str(work.repo)!r}), {work.issue!r})\n"
+        f"config = dars.DarsConfig.model_validate_json({SETTINGS.model_dump_json()!r})\n"
+        f"dars.run(task, 'cassette:{tape}', config, out={str(out)!r}, on_event=lambda event: time.sleep(.1))\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not (out / EVENTS).exists() or (out / EVENTS).read_bytes().count(b"\n") < 4):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert len(restored(out).tree) < len(whole.tree)
+    again = dars.resume(out)  # the model's name stands in meta.json
+    assert shape(again.tree) == shape(whole.tree)
+    assert again.candidates == whole.candidates
+
+
+def test_budget_that_ends_leaves_unsubmitted_work_and_more_of_it_goes_on(tmp_path):
+    work, out = task(tmp_path), tmp_path / "out"
+    short = SETTINGS.model_copy(update={"budget": BudgetSection(steps=60, depth=10, calls=2)})
+    first = dars.run(work, ScriptedModel(answer), short, memory(), out)
+    assert first.exit_reason == "calls"
+    assert [(c.auto_submitted, "a * b" in c.patch) for c in first.candidates] == [(True, True)]
+    more = dars.resume(out, ScriptedModel(answer), SETTINGS, memory())
+    whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), tmp_path / "whole")
+    assert shape(more.tree) == shape(whole.tree)
+    assert more.candidates == whole.candidates
+
+
+def test_nothing_is_harvested_of_unsubmitted_work_when_not_asked(tmp_path):
+    short = SETTINGS.model_copy(
+        update={"budget": BudgetSection(steps=60, depth=10, calls=2), "harvest_unsubmitted": False}
+    )
+    result = dars.run(task(tmp_path), ScriptedModel(answer), short, memory())
+    assert (result.candidates, result.best) == ([], None)
+
+
+def test_interrupted_run_is_saved_and_goes_on(tmp_path):
+    work, out, calls = task(tmp_path), tmp_path / "out", []
+    stopped = dars.run(
+        work, ScriptedModel(answer), SETTINGS, memory(), out, interrupted=lambda: len(calls) >= 3,
+        on_event=calls.append,
+    )  # fmt: skip
+    assert stopped.exit_reason == "interrupted"
+    again = dars.resume(out, ScriptedModel(answer), env=memory())
+    whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory())
+    assert again.tree.skeleton() == whole.tree.skeleton()
+
+
+def test_fork_with_a_hint_tells_it_once_in_a_copy_of_the_run(tmp_path):
+    work, out = task(tmp_path), tmp_path / "out"
+    before = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out)
+    log = (out / EVENTS).read_bytes()
+    heard = []
+
+    def told(request):
+        texts = [block.get("text", "") for block in request.messages[-1]["content"]]
+        if any("mind the sign" in text for text in texts):
+            heard.append(request.path)
+            return ToolCall("edit", {"path": "calc.py", "old": "a - b", "new": "b + a"})
+        assert "mind the sign" not in str(request.messages)
+        return answer(request)
+
+    node = before.tree.children(before.tree.root.children[0])[0].parent
+    result = dars.fork(out, node, hint="mind the sign", model=ScriptedModel(told), env=memory())
+    assert heard == [before.tree.indices(node)]
+    assert (out / EVENTS).read_bytes() == log
+    assert result.out == tmp_path / "out-fork-1"
+    assert len(result.tree) > len(before.tree)
+    new = result.tree.children(node)[-1]
+    assert new.flags == ["forked"]
+    assert any("b + a" in c.patch for c in result.candidates)
+    assert read_meta(result.out)["forked_from"]["node"] == node
+    again = dars.resume(result.out, ScriptedModel(answer), env=memory())
+    assert shape(again.tree) == shape(result.tree)
+
+
+def test_fork_with_an_action_does_it_and_goes_on_below(tmp_path):
+    work, out = task(tmp_path), tmp_path / "out"
+    dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out)
+    result = dars.fork(
+        out, 0, action={"tool": "edit", "args": {**RIGHT.input, "new": "sum((a, b))"}}, to=tmp_path / "new",
+        model=ScriptedModel(answer), env=memory(),
+    )  # fmt: skip
+    child = result.tree.children(0)[-1]
+    assert (child.tool, child.flags) == ("edit", ["forked"])
+    assert child.children
+    assert any("sum((a, b))" in c.patch for c in result.candidates)
+
+
+def test_forks_that_make_no_sense_are_refused(tmp_path):
+    out = tmp_path / "out"
+    result = dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS, memory(), out)
+    leaf = result.tree.leaves()[0]
+    for node, options, message in (
+        (999, {}, "no node 999"),
+        (leaf.id, {}, f"fork its parent, node {leaf.parent}"),
+        (1, {"hint": "x", "action": RIGHT}, "not both"),
+        (1, {"action": {"args": {}}}, "has the form"),
+        (1, {"to": out}, "exists"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            dars.fork(out, node, model=ScriptedModel(answer), env=memory(), **options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "repo"]
+
+
+def test_review_ranks_again_without_searching(tmp_path):
+    work, out = task(tmp_path), tmp_path / "out"
+    first = dars.run(work, ScriptedModel(answer), SETTINGS, out=out)
+    events = (out / EVENTS).read_bytes()
+    settings = SETTINGS.model_copy(update={"review": ReviewSection(reviewers=["execution"])})
+    again = dars.review(out, ScriptedModel(answer), settings)
+    assert (out / EVENTS).read_bytes() == events
+    assert {c.patch for c in again.candidates} == {c.patch for c in first.candidates}
+    assert "a + b" in again.best.patch
+    assert again.exit_reason == "done"
+
+
+def test_limit_of_cost_needs_a_price(tmp_path):
+    unknown = OpenAIModel("no-such-model", base_url="http://127.0.0.1:9/v1", api_key="none")
+    limited = SETTINGS.model_copy(update={"budget": BudgetSection(cost_usd=1.0)})
+    with pytest.raises(TaskError, match="price of no-such-model is unknown"):
+        dars.run(task(tmp_path), unknown, limited, memory(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_a_commit_are_worked_on_when_it_is_named(tmp_path):
+    work = task(tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "base"]):
+        subprocess.run([*git, *command], cwd=work.repo, check=True)
+    base = subprocess.run(["git", "rev-parse", "HEAD"], cwd=work.repo, capture_output=True, text=True, check=True)
+    (work.repo / "calc.py").write_text("def add(a, b):\n    raise NotImplementedError\n")
+    subprocess.run([*git, "commit", "-qam", "later"], cwd=work.repo, check=True)
+    result = dars.run(replace(work, base_commit=base.stdout.strip()), ScriptedModel(answer), SETTINGS)
+    assert any("-    return a - b\n+    return a + b" in c.patch for c in result.candidates)
+    with pytest.raises(TaskError, match="has no commit"):
+        dars.run(replace(work, base_commit="f" * 40), ScriptedModel(answer), SETTINGS)
+
+
+def test_workers_find_the_same_candidates(tmp_path):
+    alone = dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS)
+    together = dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS, workers=3)
+    assert {c.patch: c.multiplicity for c in alone.candidates} == {c.patch: c.multiplicity for c in together.candidates}
+
+
+@pytest.mark.parametrize("name", ["gpt", "claude", "openai:", "repair:x", "cassette:", ""])
+def test_unknown_models_are_refused_with_what_there_is(name):
+    with pytest.raises(TaskError, match="give a Claude model"):
+        dars.models.make_model(name)
+
+
+def test_strategies_run_from_a_task(tmp_path):
+    for strategy in ("linear", "restart", "mcts", "random_branch"):
+        settings = SETTINGS.model_copy(update={"strategy": strategy, "restarts": 2, "branches": 2, "max_children": 2})
+        result = dars.run(task(tmp_path), ScriptedModel(answer), settings)
+        assert result.candidates, strategy
+
+
+def test_paths_of_the_file_system_stay_out_of_what_the_model_is_told(tmp_path):
+    seen = []
+
+    def policy(request):
+        seen.append(str(request.messages) + request.system)
+        return answer(request)
+
+    dars.run(
+        task(tmp_path, hidden_tests=("test_secret.py::test_x",)), ScriptedModel(policy), SETTINGS, out=tmp_path / "o"
+    )
+    assert not any("test_secret" in text or str(Path(tmp_path / "o")) in text for text in seen)
