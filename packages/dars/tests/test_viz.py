@@ -163,14 +163,24 @@ def test_keys_search_and_comparison_work_in_the_browser(tree, tmp_path):
     said.push("hits:" + hits.join()); nextHit(1); said.push("at" + selected); key("c");
     said.push(document.querySelector(".pair").textContent.includes("four") ? "compared" : "nothing");
     const lines = (a, b) => difference(a.split(""), b.split("")).map(([mark, line]) => mark + line).join("");
+    tab = "run"; show();
+    said.push([...document.querySelectorAll(".matrix tr")].map((row) => row.textContent).join("/"));
     said.push(lines("abcd", "axcd"), lines("", "a"), lines("abc", "abc"));
     document.title = said.join(" | ");
     """
-    found = [Candidate(3, PATCH.format("y", "z"), "")]
-    title = re.search(r"<title>(.*?)</title>", in_browser(viz.html(tree, found), tmp_path, script=script))[1]
+    found = [Candidate(3, PATCH.format("y", "z"), ""), Candidate(5, PATCH.format("y", "w"), "")]
+    scripts = [{"path": "gone.py", "node": 1, "kept": False}, {"path": "r.py", "node": 1, "kept": True, "weight": 0.5}]
+    ran = {
+        "scripts": scripts,
+        "matrix": [[1, 0]],
+        "candidates": [{"node": 3, "broken": []}, {"node": 5, "broken": ["t"]}],
+    }
+    page = viz.html(tree, found, Review((1.0, 0.0), {"parts": [{"evidence": ran}]}))
+    title = re.search(r"<title>(.*?)</title>", in_browser(page, tmp_path, script=script))[1]
     assert title.split(" | ") == [
         "ArrowRight1", "ArrowRight2", "]4", "ArrowRight5", "ArrowLeft4", "Home0", "d1", "n2", "b3",
-        "hits:2", "at2", "c2", "compared", " a-b+x c d", "+a", " a b c",
+        "hits:2", "at2", "c2", "compared",
+        "scriptofweight#3#5/r.py#10.5✓✗/visible tests broken01", " a-b+x c d", "+a", " a b c",
     ]  # fmt: skip
 
 

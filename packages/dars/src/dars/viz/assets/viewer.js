@@ -188,8 +188,8 @@ function nodeView(node) {
   const parts = [], kind = kindOf(node), siblings = siblingsOf(node.id);
   const line = data.nodes.map((other) => other.id), here = line.indexOf(node.id);
   parts.push(el("h2", {},
-    el("span", { class: `badge kind kind-${kind}` }, kind), `${node.tool || "the issue"}`,
-    node.exit ? badge(node.exit, node.exit === "submit" ? "" : "bad") : null,
+    el("span", { class: `badge kind kind-${kind}` }, kind), node.tool === kind ? null : node.tool || "the issue",
+    node.exit && node.exit !== "submit" ? badge(node.exit, "bad") : null,
     node.id === data.best ? badge("★ best", "best") : null,
     node.flags.map((flag) => badge(flag.replace(/_/g, " "), "bad")),
     el("span", { class: "steps" },
@@ -364,8 +364,28 @@ function runView() {
       ["limits on a path", Object.entries(policy.limits).map(([kind, limit]) => `${kind} ${limit}`).join(", ")],
       ...Object.entries(policy.allowed_after).map(([kind, after]) => [`below another ${kind}`, after.join(", ") || "nothing"]), ["children", policy.num_expansions]])));
   }
-  if (data.review) parts.push(...section("Review", "evidence", el("pre", {}, JSON.stringify(data.review.evidence, null, 2))));
+  if (data.review) {
+    for (const found of matrices(data.review.evidence)) parts.push(...section("Scripts against candidates", "the candidates that pass them", matrixView(found)));
+    const text = JSON.stringify(data.review.evidence, null, 2).replace(/\[[\s\d.,-]*\]/g, (list) => list.replace(/\s+/g, " "));
+    parts.push(...section("Review", "", folded("All evidence", false, el("pre", {}, text))));
+  }
   return parts;
+}
+
+// Wherever the evidence of a review holds the matrix of an execution reviewer.
+function matrices(value) {
+  if (value === null || typeof value !== "object") return [];
+  const own = Array.isArray(value.matrix) && Array.isArray(value.scripts) && Array.isArray(value.candidates) ? [value] : [];
+  return [...own, ...Object.values(value).flatMap(matrices)];
+}
+
+function matrixView({ matrix, scripts, candidates }) {
+  const kept = scripts.filter((script) => script.kept !== false);
+  const head = el("tr", {}, el("th", {}, "script"), el("th", {}, "of"), el("th", { class: "number" }, "weight"), candidates.map((candidate) => el("th", { class: "number" }, jump(candidate.node))));
+  const rows = matrix.map((row, i) => el("tr", {}, el("td", {}, kept[i]?.path || ""), el("td", {}, kept[i] ? jump(kept[i].node) : ""), el("td", { class: "number" }, kept[i] ? score(kept[i].weight) : ""),
+    row.map((passes) => el("td", { class: passes ? "number plus" : "number minus" }, passes ? "✓" : "✗"))));
+  const broken = candidates.some((candidate) => candidate.broken) ? [el("tr", {}, el("td", { colspan: 3 }, "visible tests broken"), candidates.map((candidate) => el("td", { class: "number", title: (candidate.broken || []).join("\n") }, String((candidate.broken || []).length))))] : [];
+  return el("table", { class: "matrix" }, el("thead", {}, head), el("tbody", {}, rows, broken));
 }
 
 // --- header, legend, candidates ---------------------------------------------------------------------------------------
