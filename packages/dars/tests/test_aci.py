@@ -386,6 +386,30 @@ def test_long_observations_keep_head_and_tail_and_say_how_much_is_missing():
     assert int(count) == 50_000 - OBSERVATION_CHARS
 
 
+def test_files_of_other_encodings_and_with_both_line_ends_can_be_edited_byte_by_byte():
+    latin = "# -*- coding: latin-1 -*-\ns = 'caf\xe9'\n".encode("latin-1")
+    env = MemoryEnvironment({"latin.py": latin, "none.py": b"s = 'caf\xe9'\n", "mixed.txt": b"a\r\nb\nc\r\n"})
+    for name in ("latin.py", "none.py"):
+        assert not act(env, {}, "edit", path=name, old="s = 'caf", new="tt = 'CAF").failed
+        assert env.read_file(name).endswith(b"tt = 'CAF\xe9'\n")
+        assert "Undefined name `u`" in act(env, {}, "append", path=name, content="print(u)").text
+    assert act(env, {}, "edit", path="mixed.txt", old="a\nb", new="x").failed
+    assert not act(env, {}, "edit", path="mixed.txt", old="a\r\nb\n", new="A\r\nB\n").failed
+    assert env.read_file("mixed.txt") == b"A\r\nB\nc\r\n"
+
+
+def test_observations_can_be_sent_whatever_the_names_of_files_are():
+    env = MemoryEnvironment({"caf\udce9/one.py": "x = 1\n"})
+    for name, args in (
+        ("open", {"path": "one.py"}),
+        ("open", {"path": "caf\udce9/one.py"}),
+        ("find_file", {"pattern": "*"}),
+    ):
+        seen = act(env, {}, name, **args)
+        assert "caf\ufffd/one.py" in seen.text
+        seen.text.encode()
+
+
 def test_submitting_shows_what_differs():
     env = workspace()
     assert "Nothing differs" in act(env, {}, "submit").text
@@ -439,6 +463,10 @@ def test_the_folder_of_a_command_is_kept_and_restored_with_the_state(local):
     assert seen.exit_code == 124
     assert "stopped after 1 s" in seen.text
     assert saved["cwd"] == "pkg"
+    act(local, saved, "python", code="import shutil; shutil.rmtree('pkg')")
+    seen = act(local, saved, "bash", command="ls -d tests")
+    assert (body(seen).splitlines()[-1], seen.exit_code, saved["cwd"]) == ("tests", 0, ".")
+    assert "The folder pkg is gone" in seen.text
 
 
 def test_paths_lead_nowhere_outside(local, tmp_path):
@@ -452,6 +480,15 @@ def test_paths_lead_nowhere_outside(local, tmp_path):
     where = local.exec(["pwd"]).output.strip()
     assert not act(local, state, "open", path=f"{where}/notes.txt").failed
     assert state["open"] == "notes.txt"
+    long = act(local, {}, "create", path="x" * 300)
+    assert long.failed
+    assert "File name too long" in long.text
+
+
+def test_files_that_no_state_holds_are_not_created_over(local):
+    config = local.read_file(".git/config")
+    assert "exists already" in act(local, {}, "create", path=".git/config", content="").text
+    assert local.read_file(".git/config") == config
 
 
 def test_a_python_session_lives_in_the_state(local):
@@ -471,6 +508,10 @@ def test_a_python_session_lives_in_the_state(local):
     assert failed.exit_code == 1
     assert "ZeroDivisionError" in failed.text
     assert body(act(local, state, "python", code="x")) == "[1, 2, 7]"  # as in any session
+    for left in ("[1]", '{"sources": [1], "values": "", "lost": [], "code": 0}', "no json"):
+        code = f"open('.dars-cell.json', 'w').write({left!r})\nimport os; os._exit(0)"
+        assert "session is as before it" in act(local, state, "python", code=code).text
+    assert body(act(local, state, "python", code="x")) == "[1, 2, 7]"
     local.restore(node[1])
     assert body(act(local, json.loads(node[0]), "python", code="print(x, g(), area(2, 3))")) == "[1] 1 6"
     assert local.diff() == ""

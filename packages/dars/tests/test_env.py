@@ -622,6 +622,20 @@ def test_commands_die_with_their_parent(source, closed, tmp_path):
     assert running(marker) == []
 
 
+def test_a_full_disk_is_told_and_leaves_no_half_of_an_object(env, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    env.write_file("pkg/m.py", b"never written before")
+    there = sorted((env.state_dir / "store" / "objects").rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr("dars.env.store.os.replace", full)
+        with pytest.raises(EnvError, match=r"cannot write a state to .*store: No space left on device"):
+            env.state_hash()
+    assert [p for p in sorted((env.state_dir / "store" / "objects").rglob("*")) if p.is_file() and p not in there] == []
+    assert env.state_hash()
+
+
 def test_without_a_sandbox_commands_run_only_if_asked(monkeypatch):
     monkeypatch.setattr("dars.env.sandbox.works", lambda kind: f"{kind} is not installed")
     assert choose("none") == "none"

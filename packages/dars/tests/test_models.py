@@ -455,6 +455,34 @@ def test_slow_answers_are_waited_for():
         assert model.complete(act(0)).text == "at last"
 
 
+def test_halves_of_characters_in_an_answer_do_not_keep_the_next_request_from_being_sent(tmp_path):
+    with serving(lambda body: [{"type": "tool_use", "id": "t", "name": "bash", "input": {"command": "\ud800"}}]) as (
+        server, model,
+    ):  # fmt: skip
+        response = CassetteModel(tmp_path / "a", model, "record").complete(act(0))
+        assert response.call.input == {"command": "\ufffd"}
+        result = {"type": "tool_result", "tool_use_id": "t", "content": "none"}
+        turns = [{"role": "assistant", "content": list(response.content)}, {"role": "user", "content": [result]}]
+        model.complete(ModelRequest("act", (0,), messages=[*path(0), *turns], tools=TOOLS))
+        assert len(server.requests) == 2
+        # The stream's helper refuses what it cannot read: an answer without a call, which is asked for again.
+        long = model.complete(ModelRequest("act", (), messages=path(0), tools=TOOLS, max_tokens=30_000))
+    assert (long.call, long.stop) == (None, "end_turn")
+    surrogate = ModelRequest("act", (), messages=[{"role": "user", "content": "\udce9"}])
+    recorded = CassetteModel(tmp_path / "b", ScriptedModel(lambda request: "\udce9"), "record").complete(surrogate)
+    assert CassetteModel(tmp_path / "b").complete(surrogate) == recorded
+
+
+def test_no_more_tokens_are_asked_for_than_a_model_gives():
+    rows = {"small": Row(input=1, output=1, max_output=5000), "unknown": Row()}
+    with serving() as (server, _):
+        for name, asked in (("small", 8000), ("small", 4000), ("unknown", 8000)):
+            model_for(server, model=name, rows=rows).complete(
+                ModelRequest("act", (), messages=path(0), max_tokens=asked)
+            )
+        assert [seen.body["max_tokens"] for seen in server.requests] == [5000, 4000, 8000]
+
+
 def test_tokens_are_counted_only_near_the_window():
     exact = size(act(3))
     for window, counted, stop in ((100 * exact, 0, "tool_use"), (exact + 1, 1, "tool_use"), (exact, 1, "context")):
@@ -656,15 +684,29 @@ def test_chat_answers_of_all_kinds():
     written = chat("stop", 'I look.\n```json\n{"name": "bash", "arguments": {"command": "ls"}}\n```')
     long = (400, {"error": {"message": "too many", "code": "context_length_exceeded"}})
     bad = (400, {"error": {"message": "no such field", "code": None}})
-    answers = (broken, written, chat("length", "cut"), chat("content_filter"), long, (500, {}), chat("stop", "ok"), bad)
+    refused = chat("stop")
+    refused[1]["choices"][0]["message"]["refusal"] = "I will not."
+    answers = (
+        refused,
+        broken,
+        written,
+        chat("length", "cut"),
+        chat("content_filter"),
+        long,
+        (500, {}),
+        chat("stop", "ok"),
+        bad,
+    )
     with chat_server(*answers) as (url, seen):
         model = OpenAIModel("local", base_url=url, api_key="none")
+        first = model.complete(act(0))
         got = [model.complete(act(0)) for _ in range(6)]
         with pytest.raises(ModelError, match=r"local: 400: .*no such field"):
             model.complete(act(0))
     assert [r.stop for r in got] == ["tool_use", "tool_use", "max_tokens", "refusal", "context", "end_turn"]
     assert [r.call is not None for r in got] == [False, True, False, False, False, False]
     assert got[1].content[-1] == {"type": "tool_use", "id": "call_c1", "name": "bash", "input": {"command": "ls"}}
+    assert (first.stop, first.detail) == ("refusal", "I will not.")
     assert got[0].cost_usd is None
     assert len(seen) == len(answers)  # the 500 was asked again, the 400 not
 
@@ -695,6 +737,10 @@ def test_a_person_is_asked_until_the_arguments_can_be_read():
     assert model.complete(act(1)).call.input == {"command": "ls"}
     assert model.complete(act(1)).text == "what is this?"
     assert path(1)[-1]["content"][0]["content"] in shown
+    plain = HumanModel(ask=lambda prompt: 'bash\t{"command": "ls"}', show=shown.append)
+    question = ModelRequest("act", (), messages=[{"role": "user", "content": "words alone"}], tools=TOOLS)
+    assert plain.complete(question).call.input == {"command": "ls"}
+    assert "words alone" in shown
 
     def ended(prompt):
         raise EOFError

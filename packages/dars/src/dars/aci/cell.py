@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..env.base import Environment
 from ..errors import EnvError
@@ -95,18 +95,38 @@ def _python(env: Environment, args: Mapping[str, Any], state: State) -> Observat
     command = "python -c " + "'" + RUNNER.replace("'", "'\\''") + "'"
     done = run_command(env, {**state, "cwd": "."}, command, stdin=json.dumps(given).encode())
     kept = None
-    with contextlib.suppress(EnvError, ValueError):
+    with contextlib.suppress(EnvError):
         data = env.read_file(RESULT)
         env.remove_file(RESULT)
-        kept = json.loads(data)
+        kept = _parse(data)
     seen = report(done, state)
     if kept is None:
         return seen._replace(text=f"{seen.text}\n(The cell did not end: the session is as before it.)", volatile=True)
-    state["cell"] = {"sources": kept["sources"], "values": kept["values"]}
+    state["cell"] = {"sources": kept.sources, "values": kept.values}
     text = done.output.rstrip() or "(The cell printed nothing.)"
-    if kept["lost"]:
-        text += f"\n(Not kept for later cells: {', '.join(kept['lost'])}.)"
-    return seen._replace(text=text, exit_code=kept["code"], volatile=True)
+    if kept.lost:
+        text += f"\n(Not kept for later cells: {', '.join(kept.lost)}.)"
+    return seen._replace(text=text, exit_code=kept.code, volatile=True)
+
+
+class Kept(NamedTuple):
+    """What a cell left behind: sources of definitions, pickled values, names of what was lost, its exit code."""
+
+    sources: list[str]
+    values: str
+    lost: list[str]
+    code: int
+
+
+def _parse(data: bytes) -> Kept | None:
+    """None for what the runner would not have written: the cell can reach the file too."""
+    try:
+        found: Any = json.loads(data)
+        kept = Kept(found["sources"], found["values"], found["lost"], found["code"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    lists = all(isinstance(x, list) and all(isinstance(name, str) for name in x) for x in (kept.sources, kept.lost))
+    return kept if lists and isinstance(kept.values, str) and isinstance(kept.code, int) else None
 
 
 TOOL = make_tool(

@@ -71,7 +71,7 @@ def make_tool(
             state.clear()
             state.update(fresh)
         wall_s = seen.wall_s or time.monotonic() - began
-        text = f"{shorten(seen.text.rstrip(), OBSERVATION_CHARS)[0]}\n{status(state, seen.exit_code, wall_s)}"
+        text = shown(f"{shorten(seen.text.rstrip(), OBSERVATION_CHARS)[0]}\n{status(state, seen.exit_code, wall_s)}")
         return seen._replace(text=text, wall_s=wall_s)
 
     return Tool(name, schema, kind, checked, description, tuple(code_arguments))
@@ -157,7 +157,13 @@ def files_below(env: Environment, folder: str | None) -> list[str]:
 
 def exists(env: Environment, path: str) -> bool:
     """Whether there is a file, or a folder with files, of this name."""
-    return any(known == path or known.startswith(f"{path}/") for known in env.list_files())
+    if any(known == path or known.startswith(f"{path}/") for known in env.list_files()):
+        return True
+    try:
+        env.read_file(path)  # in a folder that no state holds, .git for one
+    except EnvError:
+        return False
+    return True
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------

@@ -65,12 +65,14 @@ def _insert(env: Environment, args: Mapping[str, Any], state: State) -> Observat
 
 def _edit(env: Environment, args: Mapping[str, Any], state: State) -> Observation:
     path = chosen_path(env, args, state)
-    old, new = (args[name].replace("\r\n", "\n") for name in ("old", "new"))
+    old, new = args["old"], args["new"]
     if not old:
         raise EnvError("old is empty: give the text to replace, or use insert")
+    file = read_text(env, path)
+    if file.crlf or "\r\n" not in file.text:  # else the file has ends of both kinds, and what is meant is as written
+        old, new = old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
     if old == new:
         raise EnvError("old and new are the same: the edit would change nothing")
-    file = read_text(env, path)
     at = _places(file.text, old)
     if not at:
         raise EnvError(f"old was not found in {path}.{_near(file.text, old)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import tokenize
 from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
@@ -32,15 +34,23 @@ class Problem(NamedTuple):
 @lru_cache(maxsize=512)  # edits are looked at again where a path is gone through again
 def problems(name: str, source: bytes) -> list[Problem]:
     """Fatal errors of a Python file."""
-    done = subprocess.run(
-        [find_ruff_bin(), *COMMAND, name.rpartition("/")[2] or "file.py", "-"], input=source, capture_output=True,
-    )  # fmt: skip
+    line = [find_ruff_bin(), *COMMAND, name.rpartition("/")[2] or "file.py", "-"]
+    done = subprocess.run(line, input=_in_utf8(source), capture_output=True, check=False)
     if done.returncode != 0:
         raise EnvError(f"ruff could not look at {name}: {done.stderr.decode(errors='replace').strip()[:300]}")
     return [
         Problem(found["location"]["row"], found["code"] or SYNTAX, found["message"])
         for found in json.loads(done.stdout)
     ]
+
+
+def _in_utf8(source: bytes) -> bytes:
+    """The same text in the only encoding that ruff reads; what cannot be read at all is replaced."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
+    except SyntaxError:  # an unknown encoding, or none and no UTF-8
+        encoding = "utf-8"
+    return source.decode(encoding, "replace").encode("utf-8", "replace")
 
 
 def new_problems(name: str, before: bytes, after: bytes) -> list[Problem]:

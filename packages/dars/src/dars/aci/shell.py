@@ -51,7 +51,8 @@ def run_command(
         return env.exec(command, timeout, stdin)
     script = "dars_root=$(pwd -P)\ndars_log=\n"
     script += SERVER.format(command=shlex.quote(server["command"])) if server else ""
-    script += f"cd -- {shlex.quote(cwd)} || exit 1\n"
+    gone = shlex.quote(f"(The folder {cwd} is gone: this runs in the workspace's root.)")
+    script += f"cd -- {shlex.quote(cwd)} 2>/dev/null || echo {gone}\n"
     done = env.exec(f"{script}{END.format(log_chars=LOG_CHARS)}{command}", timeout, stdin)
     output, mark, rest = done.output.rpartition(MARK)
     if not mark:  # killed, or it became another program

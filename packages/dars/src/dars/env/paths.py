@@ -49,8 +49,8 @@ def link_target(root: Path) -> Target:
     """For :func:`resolve`: links on disk."""
 
     def target(parts: list[str]) -> str | None:
-        there = root.joinpath(*parts)
-        return os.readlink(there) if there.is_symlink() else None
+        there = os.path.join(root, *parts)
+        return os.readlink(there) if os.path.islink(there) else None  # nor is a name that no file can have
 
     return target
 

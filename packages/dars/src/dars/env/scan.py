@@ -214,5 +214,5 @@ def copy_folder(source: Path, target: Path, skip: Callable[[str, str], bool]) ->
                 elif entry.is_file():
                     shutil.copy2(entry.path, there)
                     there.chmod(0o755 if entry.stat().st_mode & stat.S_IXUSR else 0o644)
-    except PermissionError as error:
-        raise EnvError(f"cannot copy {error.filename}: {error.strerror}") from None
+    except OSError as error:  # not to be read, or a full disk
+        raise EnvError(f"cannot copy {error.filename or source}: {error.strerror}") from None

@@ -44,13 +44,23 @@ class ObjectStore:
         if identity not in self._known:
             path = self._path(identity)
             if not path.exists():
-                path.parent.mkdir(exist_ok=True)
-                handle, name = tempfile.mkstemp(dir=self._objects)
-                with open(handle, "wb") as out:
-                    out.write(zlib.compress(whole, 1))
-                os.replace(name, path)  # whole or not at all, should the process die
+                self._write(path, zlib.compress(whole, 1))
             self._known.add(identity)
         return identity
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Whole or not at all, should the process die or the disk be full."""
+        name = None
+        try:
+            path.parent.mkdir(exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._objects)
+            with open(handle, "wb") as out:
+                out.write(data)
+            os.replace(name, path)
+        except OSError as error:
+            if name is not None:
+                Path(name).unlink(missing_ok=True)
+            raise EnvError(f"cannot write a state to {self.folder}: {error.strerror}") from None
 
     def get(self, identity: str) -> bytes:
         """Content of an object; EnvError if there is none."""

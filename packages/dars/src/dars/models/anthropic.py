@@ -20,7 +20,18 @@ import anthropic
 
 from ..errors import ModelError
 from ..storage import write_atomic
-from .base import Block, Capabilities, ChatModel, Message, ModelRequest, ModelResponse, StopReason, ToolCall, Usage
+from .base import (
+    Block,
+    Capabilities,
+    ChatModel,
+    Message,
+    ModelRequest,
+    ModelResponse,
+    StopReason,
+    ToolCall,
+    Usage,
+    sendable,
+)
 from .registry import BATCH, UNKNOWN, Row, price, read_rows
 
 OLD_VERSION = {"anthropic-version": "2023-06-01"}  # the API version in which sampling keys are accepted
@@ -127,7 +138,7 @@ class AnthropicModel(ChatModel):
                 full = self._too_long(body)
                 if full:
                     return ModelResponse([], None, "", "context", detail=full, model=self.name)
-                if FULL_OUTPUT_S * request.max_tokens / FULL_OUTPUT > MAX_WAIT_S:
+                if FULL_OUTPUT_S * body["max_tokens"] / FULL_OUTPUT > MAX_WAIT_S:
                     with self.client.messages.stream(**body) as stream:
                         message: Any = stream.get_final_message()
                 else:
@@ -149,6 +160,11 @@ class AnthropicModel(ChatModel):
             raise ModelError(f"{self.name}: {error.status_code} {error.type}: {error.api_message or error}") from error
         except anthropic.AnthropicError as error:
             raise ModelError(f"{self.name}: {error} ({self.client.base_url})") from error
+        except ValueError as error:
+            if "tool parameter JSON" not in str(error):
+                raise
+            # The stream's helper could not read the arguments. What the answer cost is lost with it.
+            return ModelResponse([], None, "", "end_turn", detail=str(error), model=self.name)
         except TypeError as error:
             if "authentication" not in str(error):
                 raise
@@ -214,7 +230,8 @@ class AnthropicModel(ChatModel):
         shared : (message, block) up to which other requests will be the same; None: the path goes on from here.
         """
         messages = _in_blocks(request.messages)
-        body: dict[str, Any] = {"model": self.name, "max_tokens": request.max_tokens, "messages": messages}
+        limit = min(request.max_tokens, self.row.max_output or request.max_tokens)
+        body: dict[str, Any] = {"model": self.name, "max_tokens": limit, "messages": messages}
         if self.thinking is not None:
             body["thinking"] = self.thinking
         if request.schema is not None:
@@ -265,7 +282,7 @@ class AnthropicModel(ChatModel):
         return f"{tokens} tokens, and the window has {self.context_window}" if tokens >= self.context_window else ""
 
     def _response(self, message: Any) -> ModelResponse:
-        content: list[Block] = [block.to_dict() for block in message.content]
+        content: list[Block] = [sendable(block.to_dict()) for block in message.content]
         for block in content:
             block.pop("parsed_output", None)  # the stream helper's own, not the API's
         calls = [block for block in content if block["type"] == "tool_use"]

@@ -105,6 +105,21 @@ class ModelResponse:
     cache_miss: str = ""
 
 
+def sendable(value: Any) -> Any:
+    """The same with a replacement character for every half of a pair of surrogates, which JSON can hold and UTF-8 not.
+
+    Examples
+    --------
+    >>> sendable({"command": ["echo \\ud800", "\\ud83d\\ude00"]}) == {"command": ["echo \\ufffd", "\\U0001f600"]}
+    True
+    """
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, dict):
+        return {sendable(key): sendable(item) for key, item in value.items()}
+    return [sendable(item) for item in value] if isinstance(value, list) else value
+
+
 class Capabilities(NamedTuple):
     """What a provider can do: a sampling temperature, prefix caching, native tools, counting tokens."""
 

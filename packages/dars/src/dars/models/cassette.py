@@ -102,7 +102,7 @@ class CassetteModel(ChatModel):
     # --- file -----------------------------------------------------------------------------------------------------
 
     def _append(self, lines: Sequence[dict[str, Any]]) -> None:
-        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        data = "".join(json.dumps(line) + "\n" for line in lines)
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(data)
@@ -134,7 +134,8 @@ class CassetteModel(ChatModel):
 def request_key(request: ModelRequest, ignore: re.Pattern[str] | None = None) -> str:
     """A hash of everything in a request, whatever the order of keys in its objects."""
     text = json.dumps(asdict(request), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256((ignore.sub("", text) if ignore else text).encode()).hexdigest()
+    data = (ignore.sub("", text) if ignore else text).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()
 
 
 def _explain(path: Path, request: ModelRequest, key: str, number: int) -> str:

@@ -35,7 +35,8 @@ class HumanModel(ChatModel):
     def complete(self, request: ModelRequest) -> ModelResponse:
         """The person's answer; asked again until arguments are JSON. ModelError at the end of the input."""
         names = [str(tool["name"]) for tool in request.tools]
-        for block in request.messages[-1]["content"] if request.messages else ():
+        content = request.messages[-1]["content"] if request.messages else ""
+        for block in [{"text": content}] if isinstance(content, str) else content:
             self.show(str(block.get("text") or block.get("content") or ""))
         if names:
             self.show(f"tools: {', '.join(names)}")
@@ -44,7 +45,7 @@ class HumanModel(ChatModel):
                 line = self.ask(f"{request.role}> ").strip()
             except EOFError as error:
                 raise ModelError("the input ended before there was an answer") from error
-            name, _, rest = line.partition(" ")
+            name, rest = [*line.split(maxsplit=1), "", ""][:2]
             if name not in names:
                 return answered(line, request, self.name)
             try:

@@ -9,7 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..errors import ModelError, TaskError
-from .base import Block, Capabilities, ChatModel, Message, ModelRequest, ModelResponse, StopReason, ToolCall, Usage
+from .base import (
+    Block,
+    Capabilities,
+    ChatModel,
+    Message,
+    ModelRequest,
+    ModelResponse,
+    StopReason,
+    ToolCall,
+    Usage,
+    sendable,
+)
 from .registry import UNKNOWN, Row, price, read_rows
 
 STOPS: dict[str, StopReason] = {
@@ -96,7 +107,7 @@ class OpenAIModel(ChatModel):
         if not answer.choices:
             raise ModelError(f"{self.name}: the answer has no choices")
         choice = answer.choices[0]
-        text = choice.message.content or ""
+        text = sendable(choice.message.content or "")
         names = {str(tool["name"]) for tool in request.tools}
         call = _called(choice.message.tool_calls) or written_call(text, names, f"call_{answer.id}")
         content: list[Block] = [{"type": "text", "text": text}] if text else []
@@ -105,6 +116,8 @@ class OpenAIModel(ChatModel):
         stop = STOPS.get(choice.finish_reason, "error")
         if call is not None and stop == "end_turn":
             stop = "tool_use"
+        elif call is None and choice.message.refusal:  # which ends with "stop"
+            stop = "refusal"
         detail = (choice.message.refusal or "") if stop == "refusal" else ""
         usage = _usage(answer.usage)
         cost = price(usage, self.name, self.rows)
@@ -158,7 +171,7 @@ def _called(calls: Sequence[Any] | None) -> ToolCall | None:
     if not calls:
         return None
     try:
-        args = json.loads(calls[0].function.arguments or "{}")
+        args = sendable(json.loads(calls[0].function.arguments or "{}"))
     except ValueError:
         return None
     return ToolCall(calls[0].function.name, args, calls[0].id) if isinstance(args, dict) else None
@@ -177,7 +190,7 @@ def written_call(text: str, names: set[str], identity: str = "") -> ToolCall | N
     found = [first or second for first, second in WRITTEN.findall(text)] or [text.strip()]
     for candidate in found:
         try:
-            value = json.loads(candidate)
+            value = sendable(json.loads(candidate))
         except ValueError:
             continue
         if not isinstance(value, dict) or value.get("name") not in names:
