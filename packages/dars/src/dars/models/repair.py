@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ..errors import ModelError
 from ..patches import is_test
 from .base import Block, Capabilities, ChatModel, Message, ModelRequest, ModelResponse, ToolCall, answered
-from .repair_reading import NO_ISSUE, Issue, State, canonical, command, read_issue, step, told
+from .repair_reading import NO_ISSUE, VARYING, Issue, State, canonical, command, read_issue, step, told
 from .repair_source import Change, File, Function, Replacement, changed_lines, changes, unique_context
 
 NEEDED = frozenset({"search_repo", "search_dir", "open", "create", "append", "edit", "undo_edit", "bash", "run_tests"})
@@ -27,7 +27,6 @@ MOST_SEARCHES = 5
 REACH = 2  # score of a function that the issue names; one less for every call between
 KEPT = 4096  # prefixes remembered
 NOTHING_SHOWN = 'print("no failure")\n'
-TIMES = re.compile(r"wall time: [^)]*|\bin \d+\.\d+s\b")  # differ between runs that are otherwise the same
 CANDIDATE = re.compile(r'<candidate index="(\d+)" tool="([^"]*)">(\{.*\})')
 
 
@@ -95,7 +94,7 @@ class RepairModel(ChatModel):
     def _begin(self) -> None:
         self._root = _Prefix(State(), hashlib.blake2b(str(self.seed).encode()).digest())
         self._count = 0
-        self._able: tuple[Sequence[dict[str, Any]] | None, bool] = (None, False)
+        self._able: Sequence[dict[str, Any]] | None = None  # tools that were checked
 
     def complete(self, request: ModelRequest) -> ModelResponse:
         """One tool call; an index from a critic, words from a summariser or reviewer.
@@ -127,13 +126,13 @@ class RepairModel(ChatModel):
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def _check(self, tools: Sequence[dict[str, Any]]) -> None:
-        if self._able[0] is not tools:
+        if self._able is not tools:
             missing = NEEDED - {str(tool["name"]) for tool in tools}
             if missing:
                 raise ModelError(
                     f"the model {self.name} needs the tools of aci='full'; it has no {', '.join(sorted(missing))}"
                 )
-            self._able = (tools, True)
+            self._able = tools
 
     def _read(self, messages: Sequence[Message]) -> _Prefix:
         """The fold over all blocks, continued from the longest prefix that was read before."""
@@ -265,7 +264,7 @@ class RepairModel(ChatModel):
         """An index: rather a script that fails than one that cannot, rather a change than a submission."""
         text = "\n".join(str(block.get("text", "")) for block in request.messages[-1]["content"])
         found = [(int(i), tool, json.loads(args)) for i, tool, args in CANDIDATE.findall(text)]
-        draw = _Draws(hashlib.blake2b(f"{self.seed}\n{TIMES.sub('', text)}".encode()).digest(), request.sample)
+        draw = _Draws(hashlib.blake2b(f"{self.seed}\n{VARYING.sub('', text)}".encode()).digest(), request.sample)
         scores = [_worth(tool, args) for _, tool, args in found]
         best = [i for (i, _, _), score in zip(found, scores, strict=True) if score == max(scores)] or [0]
         index = best[int(draw("critic") * len(best))]
@@ -321,13 +320,13 @@ def _grown(at: _Prefix, block: Block) -> _Prefix:
         state = _Called(state, block["name"], block["input"])
     elif block["type"] == "tool_result" and isinstance(state, _Called):
         state = step(state.state, state.tool, state.args, str(block["content"]))
-        told_of = without_place(TIMES.sub("", told_of), state.script)
+        told_of = without_place(VARYING.sub("", told_of), state.script)
     elif block["type"] == "text" and isinstance(state, State):
         if state.issue is NO_ISSUE:
             state = state._replace(issue=read_issue(block["text"]))
         elif "<attempt number=" in block["text"]:
             state = told(state, block["text"])
-            told_of = without_place(TIMES.sub("", told_of), state.script)
+            told_of = without_place(VARYING.sub("", told_of), state.script)
     return _Prefix(state, hashlib.blake2b(at.digest + told_of.encode()).digest())
 
 

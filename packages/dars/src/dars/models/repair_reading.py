@@ -21,6 +21,8 @@ QUOTED = re.compile(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`|\b([A-Za-z_]\w*)\(|\b([a
 DEFINED = re.compile(r"^(.+?):(\d+): (?:class|function) ", re.MULTILINE)
 FOUND = re.compile(r"^(.+?\.py):(\d+): ", re.MULTILINE)
 FRAME = re.compile(r'^ *File "(.+?)", line (\d+), in (\S+)$', re.MULTILINE)
+# Times and addresses differ between runs that are otherwise the same.
+VARYING = re.compile(r"wall time: [^)]*|\bin \d+\.\d+s\b|\b0x[0-9a-f]{6,}\b")
 EXIT = re.compile(r"exit code: (-?\d+)")
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 ATTEMPT = re.compile(r'<attempt number="\d+">\n(.*?)^</attempt>', re.DOTALL | re.MULTILINE)
@@ -281,8 +283,8 @@ def outcome(observation: str) -> Outcome | None:
         return Outcome("") if code else None
     tests = sorted(set(FAILED.findall(body)))
     frames = [f"{path}:{line}" for path, line, _ in FRAME.findall(body)]
-    last = body.rstrip().rpartition("\n")[2]
-    return Outcome(" ".join(tests or [*frames, last]))
+    last = VARYING.sub("", body.rstrip().rpartition("\n")[2])
+    return Outcome(" ".join(tests or [*frames, last]).strip() or "no output")
 
 
 def _frames(state: State, observation: str) -> tuple[str, ...]:
