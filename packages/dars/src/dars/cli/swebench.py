@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,14 @@ from .running import CallsOption, CostOption, ModelOption, StepsOption, UnknownO
 if TYPE_CHECKING:
     from ..swebench import RunSummary
     from ..task import Task
+
+
+class Executor(StrEnum):
+    """Where instances run."""
+
+    threads = "threads"
+    ray = "ray"
+
 
 app = typer.Typer(no_args_is_help=True, help="Runs over SWE-bench instances, and their official grading.")
 
@@ -34,7 +43,7 @@ def run(
     split: Annotated[str, typer.Option("--split", help="Of a data set.")] = "test",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Instances at once.")] = 1,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Part I of N, from 0.")] = None,
-    executor: Annotated[str, typer.Option("--executor", help="threads or ray.")] = "threads",
+    executor: Annotated[Executor, typer.Option("--executor", help="Where instances run.")] = Executor.threads,
     name: Annotated[str | None, typer.Option("--name", help="model_name_or_path; default: dars and the model.")] = None,
     max_cost: CostOption = None,
     max_steps: StepsOption = None,
@@ -48,10 +57,8 @@ def run(
     rows = read_instances(instances, split)
     part = None if shard is None else _part(shard)
     solve = partial(_solve, model=model, settings=settings.model_dump(), allow_unknown_price=allow_unknown_price)
-    if executor not in ("threads", "ray"):
-        raise TaskError(f"--executor {executor}: it has to be threads or ray")
     totals = run_instances(
-        rows, solve, out, name or f"dars-{model}", workers, part, executor, on_progress=_progress,
+        rows, solve, out, name or f"dars-{model}", workers, part, executor.value, on_progress=_progress,
     )  # fmt: skip
     done, before, failed = len(totals.done), len(totals.skipped), len(totals.failed)
     print(f"{done} done, {before} were done, {failed} failed: {out / 'predictions.jsonl'}")

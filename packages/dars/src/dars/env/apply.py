@@ -60,6 +60,9 @@ def _changed(before: bytes, file: PatchedFile, path: str) -> bytes:
         at = hunk.source_start - 1 if hunk.source_length else hunk.source_start  # an empty side names the line before
         if at < done or lines[at : at + len(old)] != old:
             raise ValueError(f"{path}: lines from {at + 1} on are not as the patch says")
+        # Without context after it, a change is one of the file's end; git takes it so too.
+        if (not old or old[-1:] != new[-1:]) and at + len(old) != len(lines):
+            raise ValueError(f"{path}: there is more after line {at + len(old)} than the patch says")
         out += [*lines[done:at], *new]
         done = at + len(old)
     return "".join(out + lines[done:]).encode("utf-8", "surrogateescape")

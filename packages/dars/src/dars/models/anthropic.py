@@ -147,6 +147,11 @@ class AnthropicModel(ChatModel):
                 if TOO_LONG not in (error.api_message or ""):
                     raise
                 return ModelResponse([], None, "", "context", detail=str(error.api_message), model=self.name)
+            except ValueError as error:
+                if "tool parameter JSON" not in str(error):
+                    raise
+                # The stream's helper could not read the arguments. What the answer cost is lost with it.
+                return ModelResponse([], None, "", "end_turn", detail=str(error), model=self.name)
         if request.role == "act":
             self._last[request.path] = message.id
         return self._response(message)
@@ -160,11 +165,6 @@ class AnthropicModel(ChatModel):
             raise ModelError(f"{self.name}: {error.status_code} {error.type}: {error.api_message or error}") from error
         except anthropic.AnthropicError as error:
             raise ModelError(f"{self.name}: {error} ({self.client.base_url})") from error
-        except ValueError as error:
-            if "tool parameter JSON" not in str(error):
-                raise
-            # The stream's helper could not read the arguments. What the answer cost is lost with it.
-            return ModelResponse([], None, "", "end_turn", detail=str(error), model=self.name)
         except TypeError as error:
             if "authentication" not in str(error):
                 raise

@@ -164,7 +164,6 @@ def attempt(tree: Tree, child: Node, config: DarsConfig, follow: bool = True) ->
         "args": child.args,
         "steps": [{"tool": n.tool, "args": n.args, "observation": n.observation[-last:]} for n in line],
         "patch": line[-1].patch if line and line[-1].exit == "submit" else "",
-        "summary": "",
     }
 
 
