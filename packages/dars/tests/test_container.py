@@ -444,8 +444,7 @@ def links(env):
     return env
 
 
-def test_files_are_read_written_and_removed_through_links_that_stay_inside(fresh):
-    env = fresh
+def test_files_are_read_written_and_removed_through_links_that_stay_inside(env):
     env.write_file("/testbed/to-pkg/deep er/-m.py", b"\0\xff\r\n")
     assert env.read_file("pkg/deep er/-m.py") == b"\0\xff\r\n"
     env.remove_file("to-pkg/deep er/-m.py")
@@ -514,15 +513,7 @@ def test_there_is_no_network(env):
     assert "Network is unreachable" in done.output
 
 
-def test_busybox_alone_is_enough(image, env):
-    with ContainerEnvironment(image, cli=PODMAN, run_args=MOUNTS[:2]) as bare:
-        assert bare.exec("git || ls -d empty; kill -9 $$")[:2] == (137, "sh: git: not found\nempty\n")
-        assert bare.state_hash() == env._base
-        bare.write_file("a b/c", b"1")
-        assert bare.read_file("a b/c") == b"1"
-
-
-def test_what_a_killed_process_left_is_removed_unless_its_folder_is_there(image, tmp_path):
+def test_what_a_killed_process_left_is_removed_unless_its_folder_is_there_and_busybox_is_enough(image, env, tmp_path):
     script = f"""if True:
         import os, pathlib, signal
         from dars.env.container import ContainerEnvironment
@@ -537,9 +528,13 @@ def test_what_a_killed_process_left_is_removed_unless_its_folder_is_there(image,
     identity, run, container = done.stdout.split()
     docker = Docker(PODMAN)
     assert docker.run("container", "inspect", container)[0] == 0
-    with ContainerEnvironment(image, cli=PODMAN, run_args=MOUNTS[:2], state_dir=tmp_path / "states") as env:
+    with ContainerEnvironment(image, cli=PODMAN, run_args=MOUNTS[:2], state_dir=tmp_path / "states") as bare:
         assert docker.run("container", "inspect", container)[0] != 0
-        assert env.knows(identity)
+        assert bare.knows(identity)
+        assert bare.exec("git || ls -d empty; kill -9 $$")[:2] == (137, "sh: git: not found\nempty\n")
+        assert bare.state_hash() == env._base
+        bare.write_file("a b/c", b"1")
+        assert bare.read_file("a b/c") == b"1"
     remove_abandoned(PODMAN)
     assert len(docker.images_of(run)) == 1
     shutil.rmtree(tmp_path / "states")
