@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from .errors import TaskError
 from .search.turns import Prompts
 
 
+@cache
 def renderer(prompts_dir: str | Path | None = None) -> Callable[..., str]:
     """render(name, **values) -> text.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +61,20 @@ class Node:
     children: list[int] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """Plain values; children are left out, since parents name them."""
-        values = asdict(self)
-        del values["children"]
-        return {**values, "usage": list(self.usage), "history": list(self.history)}
+        """Plain values, not copied; children are left out, since parents name them."""
+        values = {name: getattr(self, name) for name in RECORDED}
+        return {**values, "usage": list(self.usage), "history": list(self.history), "flags": list(self.flags)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Node:
         """Inverse of :meth:`record`."""
-        known = {f.name for f in fields(cls)} - {"children"}
-        values = {key: value for key, value in record.items() if key in known}
+        values = {key: value for key, value in record.items() if key in RECORDED}
         values["usage"] = Usage(*values.get("usage", ()))
         values["history"] = tuple(values.get("history", ()))
         return cls(**values)
+
+
+RECORDED = tuple(f.name for f in fields(Node) if f.name != "children")
 
 
 class Tree:
