@@ -20,7 +20,7 @@ from ..errors import EnvError
 SUITE = ("-q", "-p", "no:randomly", "--tb=short")  # tracebacks name functions, and are short
 COMMAND = " ".join(["python", "-m", "pytest", *SUITE])
 CPU_S = 1  # of one run; what takes longer counts as endless
-WALL_S = 60.0
+PATIENCE_S = 5.0  # beyond twice that, for what waits without end
 WORKSPACE = "⟨workspace⟩"  # stands for the folder in recorded output
 DAY = 86_400.0
 
@@ -91,7 +91,13 @@ class Worker:
         assert self._folder is not None
         self._write(workspace, files)
         where = self._folder / workspace
-        request = {"cwd": str(where), "kind": kind, "args": args, "cpu": self.cpu_s, "wall": WALL_S}
+        request = {
+            "cwd": str(where),
+            "kind": kind,
+            "args": args,
+            "cpu": self.cpu_s,
+            "wall": 2 * self.cpu_s + PATIENCE_S,
+        }
         answer = _ask(process, json.dumps(request))
         cases = None
         if "junit" in answer:

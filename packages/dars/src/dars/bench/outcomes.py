@@ -20,7 +20,7 @@ from ..env.sandbox import TIMED_OUT
 from ..errors import TaskError
 from .execute import WORKSPACE, Files, Ran, Worker
 from .mutations import mutate, mutations
-from .tasks import TABLE, MutTask, graded, inject, json_gz, junit_id, package_of, read_json_gz, workspace
+from .tasks import TABLE, MutTask, graded, inject, json_gz, junit_id, modules, package_of, read_json_gz, workspace
 
 SUITE, HIDDEN, SCRIPT = "suite", "hidden", "script"
 FORMAT = 1
@@ -241,11 +241,10 @@ def edits(files: Files, paths: Iterable[str]) -> Iterator[tuple[str, str, bytes]
 def likely_states(outcomes: Outcomes, pairs: int, seed: int) -> list[Files]:
     """States that a repair by edits comes through.
 
-    The beginning, all single edits of the faulty files, edits of one faulty function with the other mended, and a
-    random sample of pairs.
+    The beginning, all single edits, edits of one faulty function with the other mended, and a random sample of pairs.
     """
     base, faults = outcomes.base, outcomes.task.faults
-    paths = sorted({fault.path for fault in faults})
+    paths = modules(base)
     singles = [{**base, path: content} for path, _, content in edits(base, paths)]
     found: list[Files] = [base, *singles]
     for fault in faults if len(faults) > 1 else ():

@@ -6,7 +6,7 @@ import itertools
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,11 +42,13 @@ def verify(
 
     Parameters
     ----------
-    n : states, drawn at random; None for all.
+    n : entries, drawn at random; None for all.
     real : run commands in a LocalEnvironment, as an agent does; else in the faster process that makes tables.
     source : folder of the package, where it is not shipped.
     """
-    known = [(task, state) for task in tasks for state in table.runs.get(task.id, {})]
+    known = [
+        (task, state, what) for task in tasks for state, runs in table.runs.get(task.id, {}).items() for what in runs
+    ]
     chosen = known
     if n is not None:
         drawn = np.random.default_rng(seed).choice(len(known), size=min(n, len(known)), replace=False)
@@ -55,15 +57,13 @@ def verify(
     with Worker(sandbox) as worker:
         worker.script("package", {}, "")  # for its versions
         same = worker.versions == dict(table.versions)
-        for task, group in itertools.groupby(chosen, key=lambda pair: pair[0]):
+        for task, group in itertools.groupby(chosen, key=lambda entry: entry[0]):
             one = Outcomes(task, None, source, worker)
-            for _, state in group:
-                recorded = table.runs[task.id][state]
-                again = _in_reality(one, state, sandbox) if real else _again(one, state)
-                for what in recorded:
-                    run = again(what)
-                    if run is not None and _told(run, same) != _told(recorded[what], same):
-                        found.append(Mismatch(task.id, state, what, recorded[what], run))
+            for _, state, what in group:
+                recorded = table.runs[task.id][state][what]
+                run = _in_reality(one, state, what, sandbox) if real else _again(one, state, what)
+                if run is not None and _told(run, same) != _told(recorded, same):
+                    found.append(Mismatch(task.id, state, what, recorded, run))
     return found
 
 
@@ -79,36 +79,28 @@ def _scripts(task: MutTask) -> dict[str, str]:
     return {script_key(text): text for text in (task.snippet, imports_of(task.snippet))}
 
 
-def _again(one: Outcomes, state: str) -> Callable[[str], Run | None]:
-    """Runs of a state in the worker; None for what cannot be told from its name."""
+def _again(one: Outcomes, state: str, what: str) -> Run | None:
+    """A run in the worker; None for a script that is not known."""
     files = one.files(state)
-
-    def again(what: str) -> Run | None:
-        if what == SUITE:
-            return one.suite(files)
-        if what == HIDDEN:
-            one.hidden(files)
-            return one.runs[state][what]
-        return one.script(files, _scripts(one.task)[what]) if what in _scripts(one.task) else None
-
-    return again
+    if what == SUITE:
+        return one.suite(files)
+    if what == HIDDEN:
+        one.hidden(files)
+        return one.runs[state][what]
+    return one.script(files, _scripts(one.task)[what]) if what in _scripts(one.task) else None
 
 
-def _in_reality(one: Outcomes, state: str, sandbox: str) -> Callable[[str], Run | None]:
-    """Runs of a state, each in a workspace of its own."""
+def _in_reality(one: Outcomes, state: str, what: str, sandbox: str) -> Run | None:
+    """A run in a workspace of its own."""
     task, files = one.task, one.files(state)
-
-    def again(what: str) -> Run | None:
-        if what == SUITE:
-            return _suite(files, (), task.visible, sandbox)
-        if what == HIDDEN:
-            ran = _suite(graded(task, one.package, files), task.hidden, task.hidden, sandbox)
-            return ran._replace(bad=tuple(TestCase(case.id, case.outcome) for case in ran.bad), output="")
-        if what not in _scripts(task):
-            return None
-        return _script({**files, NAME: _scripts(task)[what].encode()}, sandbox)
-
-    return again
+    if what == SUITE:
+        return _suite(files, (), task.visible, sandbox)
+    if what == HIDDEN:
+        ran = _suite(graded(task, one.package, files), task.hidden, task.hidden, sandbox)
+        return ran._replace(bad=tuple(TestCase(case.id, case.outcome) for case in ran.bad), output="")
+    if what not in _scripts(task):
+        return None
+    return _script({**files, NAME: _scripts(task)[what].encode()}, sandbox)
 
 
 def _suite(files: Files, tests: Sequence[str], expected: Sequence[str], sandbox: str) -> Run:
