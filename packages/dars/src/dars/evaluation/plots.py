@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 COLOURS = {"git": "#3b7dd8", "replay": "#d95f02", "copy": "#888888", "overlay": "#1b9e77"}
 MODES = {"blockwise": "#3b7dd8", "last_n": "#d95f02", "full": "#888888"}
 
+STRATEGIES = {
+    "dars": "#3b7dd8", "restart": "#d95f02", "linear": "#888888", "mcts": "#1b9e77", "random_branch": "#7570b3",
+}  # fmt: skip
+
 
 def draw_break_even(grid: NDArray[np.float64], maps: Mapping[str, NDArray[np.float64]], path: Path) -> bool:
     """Success of trees less that of restarts over p (across) and q (up), one panel for each title of ``maps``."""
@@ -79,6 +83,69 @@ def draw_ledger(
     right.legend(fontsize=8, frameon=False)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
+    return _save(plt, figure, path)
+
+
+def draw_resolved(calls: NDArray[Any], curves: Mapping[str, NDArray[np.float64]], path: Path) -> bool:
+    """Share of tasks resolved over the calls spent; curves: strategy -> (3, calls) mean, low, high."""
+    plt = _pyplot()
+    if plt is None:
+        return False
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    for name, (mean, low, high) in curves.items():
+        axis.plot(calls, mean, color=STRATEGIES[name], label=name, lw=1.8)
+        axis.fill_between(calls, low, high, color=STRATEGIES[name], alpha=0.12, lw=0)
+    axis.set_xlabel("calls of the model")
+    axis.set_ylabel("share of task and seed resolved (95 %: tasks resampled)")
+    axis.set_ylim(0, None)
+    axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    return _save(plt, figure, path)
+
+
+def draw_sensitivity(cells: Mapping[tuple[float, float], tuple[float, float, float]], path: Path) -> bool:
+    """DARS less restarts over rho, a line for each eps; cells: (rho, eps) -> mean, low, high."""
+    plt = _pyplot()
+    if plt is None:
+        return False
+    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    values = sorted({eps for _, eps in cells})
+    for i, eps in enumerate(values):
+        rhos = sorted(rho for rho, e in cells if e == eps)
+        mean, low, high = (np.array([cells[rho, eps][k] for rho in rhos]) for k in range(3))
+        at = np.array(rhos) + 0.012 * (i - (len(values) - 1) / 2)
+        axis.errorbar(at, mean, [mean - low, high - mean], fmt="o-", ms=4, lw=1.4, capsize=2, label=f"eps = {eps:g}")
+    axis.axhline(0, color="black", lw=0.8)
+    axis.set_xlabel("rho: how often the model builds on an edit that failed")
+    axis.set_ylabel("share resolved, DARS − restarts")
+    axis.legend(fontsize=8, frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    return _save(plt, figure, path)
+
+
+def draw_reviewers(shares: Mapping[str, tuple[float, float, float]], n: int, path: Path) -> bool:
+    """How often each reviewer puts a resolving candidate first; shares: name -> mean, low, high."""
+    return _bars(shares, f"first candidate resolves, of {n} mixed cases", path)
+
+
+def draw_ablations(gaps: Mapping[str, tuple[float, float, float]], path: Path) -> bool:
+    """What is lost without each part; gaps: part -> mean, low, high of the whole less the rest."""
+    return _bars(gaps, "share resolved, whole − without", path)
+
+
+def _bars(values: Mapping[str, tuple[float, float, float]], label: str, path: Path) -> bool:
+    plt = _pyplot()
+    if plt is None:
+        return False
+    figure, axis = plt.subplots(figsize=(6.5, 0.45 * len(values) + 1.2), layout="constrained")
+    mean, low, high = np.array(list(values.values())).T
+    axis.barh(
+        list(values), mean, xerr=[mean - low, high - mean], color="#3b7dd8", ecolor="#333333", capsize=3, height=0.6
+    )
+    axis.axvline(0, color="black", lw=0.8)
+    axis.invert_yaxis()
+    axis.set_xlabel(f"{label} (95 %)")
+    axis.spines[["top", "right"]].set_visible(False)
     return _save(plt, figure, path)
 
 

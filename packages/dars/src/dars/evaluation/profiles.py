@@ -22,6 +22,11 @@ class Profile:
     ledger_high, ledger_low : tokens at which blockwise elision begins and ends.
     log_scales : multiples of LOG_GAPS (``overhead``), each one tree.  log_chars : of an observation.
     memory_nodes : of the tree whose memory is measured.
+    repair_budgets, repair_seeds : calls at which strategies are compared, and seeds for each task.
+    repair_verified : states of the shipped table that are executed again; None for all.
+    repair_grid, repair_grid_seeds : values of the model's rho over which DARS and restarts are compared.
+    choosing_seeds : searches of each task whose candidates are reviewed.
+    ablation_seeds, ablation_local : seeds for each task; searches that are repeated in a real workspace.
     device : "auto", "cpu" or "cuda", of what is trained.
     worker_step_s, worker_rounds : duration of a step, and how often one and four workers are compared.
     """
@@ -45,12 +50,20 @@ class Profile:
     memory_nodes: int
     worker_step_s: float
     worker_rounds: int
+    repair_budgets: tuple[int, ...]
+    repair_seeds: int
+    repair_verified: int | None
+    repair_grid: tuple[float, ...]
+    repair_grid_seeds: int
+    choosing_seeds: int
+    ablation_seeds: int
+    ablation_local: int
     device: str = "auto"
 
 
 QUICK = Profile(
     name="quick",
-    experiments=("traversal", "restore", "ledger", "overhead"),
+    experiments=("traversal", "restore", "ledger", "overhead", "repair", "choosing"),
     flips=20_000,
     random_trees=100,
     map_points=41,
@@ -68,10 +81,19 @@ QUICK = Profile(
     memory_nodes=400,
     worker_step_s=0.02,
     worker_rounds=1,
+    repair_budgets=(25, 50, 100, 200),
+    repair_seeds=3,
+    repair_verified=5,
+    repair_grid=(),
+    repair_grid_seeds=0,
+    choosing_seeds=3,
+    ablation_seeds=0,
+    ablation_local=0,
 )
 FULL = replace(
     QUICK,
     name="full",
+    experiments=("traversal", "restore", "ledger", "overhead", "repair", "choosing", "ablations"),
     flips=200_000,
     random_trees=400,
     map_points=81,
@@ -87,6 +109,13 @@ FULL = replace(
     memory_nodes=1_000,
     worker_step_s=0.2,
     worker_rounds=3,
+    repair_seeds=10,
+    repair_verified=60,
+    repair_grid=(0.0, 0.25, 0.5, 0.75, 1.0),
+    repair_grid_seeds=4,
+    choosing_seeds=8,
+    ablation_seeds=8,
+    ablation_local=8,
 )
 GPU = replace(FULL, name="gpu", experiments=("traversal",))
 PAPER = replace(FULL, name="paper")

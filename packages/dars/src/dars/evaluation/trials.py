@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..aci.registry import registry
+from ..bench.execute import COMMAND
 from ..bench.memory import memory_environment
 from ..bench.outcomes import Outcomes
 from ..candidates import harvest
@@ -23,7 +25,7 @@ from ..task import Task
 from ..tree import Tree
 
 CHARS_PER_TOKEN = 4
-TOOLS = registry()  # their index of symbols is one for all searches
+TOOLS = registry(test_command=COMMAND)  # their index of symbols is one for all searches
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def trial(
     strategy: Strategy,
     seed: int,
     budget: int,
-    model: Mapping[str, float] | None = None,
+    model: Mapping[str, Any] | None = None,
     to_the_end: bool = False,
 ) -> Trial:
     """Search until a submitted candidate resolves the task, or so many calls were made.
@@ -108,31 +110,35 @@ def trial(
     """
     resolved_at: int | None = None
     calls = steps = leaves = tokens = expansions = 0
-    round_ = 0
-    while calls < budget and (resolved_at is None or to_the_end) and (round_ == 0 or strategy.again):
-        asked = Counting(RepairModel(seed=1000 * seed + round_, **(model or {})))
-        before = calls
-        found: list[int] = []
-
-        def keep(event: dict[str, Any], found: list[int] = found) -> None:
-            patch = event["node"]["patch"] if event["type"] == "step" and event["node"]["exit"] == "submit" else ""
-            if patch and resolves(outcomes, patch):
-                found.append(engine.state.calls + event["calls"])
-
-        engine = _engine(outcomes, asked, strategy, seed + round_, budget - before)
-        engine.log = keep
-        if not to_the_end:
-            engine.interrupted = lambda found=found: bool(found)  # type: ignore[misc]
+    seeds = itertools.count(1000 * seed)
+    while calls < budget and (resolved_at is None or to_the_end):
+        asked = Counting(RepairModel(seed=next(seeds), **(model or {})))
+        engine = _engine(outcomes, asked, strategy, seed, budget - calls)
+        found = _watched(engine, outcomes, to_the_end)
         engine.run()
         state = engine.state
+        if found and resolved_at is None:
+            resolved_at = calls + found[0]
         calls, steps, tokens = calls + state.calls, steps + state.steps, tokens + asked.tokens
         leaves, expansions = leaves + len(state.tree.leaves()), expansions + len(state.expansions)
-        if found and resolved_at is None:
-            resolved_at = before + found[0]
-        round_ += 1
-        if not state.calls:  # nothing can be done any more
+        if not strategy.again:
             break
     return Trial(resolved_at, calls, steps, leaves, tokens, expansions)
+
+
+def _watched(engine: Engine, outcomes: Outcomes, to_the_end: bool) -> list[int]:
+    """Calls at which resolving candidates were submitted, filled while the engine runs; the first one may end it."""
+    found: list[int] = []
+
+    def look(event: dict[str, Any]) -> None:
+        submitted = event["type"] == "step" and event["node"]["exit"] == "submit" and event["node"]["patch"]
+        if submitted and resolves(outcomes, submitted):
+            found.append(engine.state.calls + event["calls"])
+
+    engine.log = look
+    if not to_the_end:
+        engine.interrupted = lambda: bool(found)
+    return found
 
 
 def candidates(outcomes: Outcomes, strategy: Strategy, seed: int, budget: int) -> Candidates:
@@ -160,7 +166,7 @@ def resolving(outcomes: Outcomes, tree: Tree) -> list[int]:
 def task_of(outcomes: Outcomes) -> Task:
     """The task as reviewers see it; its repository is in memory."""
     task = outcomes.task
-    return Task(None, task.issue, task.id, image="memory", visible_tests=task.visible)
+    return Task(None, task.issue, task.id, image="memory", test_command=COMMAND, visible_tests=task.visible)
 
 
 def first_score(resolved: Sequence[bool], order: Sequence[int]) -> float:
@@ -173,10 +179,17 @@ def _engine(outcomes: Outcomes, model: ChatModel, strategy: Strategy, seed: int,
     config = DarsConfig.model_validate({"seed": seed, "budget": budget, **strategy.settings})
     env = memory_environment(outcomes.task, outcomes)
     state = SearchState(order=config.order)
-    prompts = make_prompts(outcomes.task.issue, list(TOOLS.values()), None, config.prompts_dir)
-    value = passing_share(state.tree, env.clone(), TOOLS) if config.strategy == "mcts" else None
+    prompts = make_prompts(outcomes.task.issue, list(TOOLS.values()), COMMAND, config.prompts_dir)
+    value = passing_share(state.tree, env.clone(), TOOLS, COMMAND) if config.strategy == "mcts" else None
     return Engine(model, env, TOOLS, prompts, config, state=state, value=value)
 
 
 def _length(content: Any) -> int:
     return len(content) if isinstance(content, str) else sum(len(str(block)) for block in content)
+
+
+def searched(outcomes: Outcomes, strategy: Strategy, seed: int, budget: int) -> Tree:
+    """The tree of one search."""
+    engine = _engine(outcomes, RepairModel(seed=1000 * seed), strategy, seed, budget)
+    engine.run()
+    return engine.state.tree

@@ -13,6 +13,7 @@ import re
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from operator import sub
 from typing import Any, NamedTuple
 
 from ..errors import ModelError
@@ -31,12 +32,12 @@ CANDIDATE = re.compile(r'<candidate index="(\d+)" tool="([^"]*)">(\{.*\})')
 
 
 class Choice(NamedTuple):
-    """Edits of one function, with the weight of each."""
+    """Edits of one function, with the sums of their weights up to each."""
 
     path: str
     function: Function
-    weight: float
     changes: tuple[Change, ...]
+    sums: tuple[float, ...]
 
 
 class RepairModel(ChatModel):
@@ -44,7 +45,9 @@ class RepairModel(ChatModel):
 
     It searches for the identifiers of the issue, opens what it finds, writes and runs the issue's snippet, and draws
     edits with probability proportional to exp(score / tau) times kappa for functions in which an edit changed the
-    failure, or 1 / kappa where edits did not. Edits that were tried are not drawn again.
+    failure, or 1 / kappa where edits did not. The score is that of the function, by its distance from what the issue
+    and tracebacks name, plus how much commoner the new code is than the old (``repair_prior``). Edits that were tried
+    are not drawn again.
 
     Parameters
     ----------
@@ -116,11 +119,11 @@ class RepairModel(ChatModel):
     def weights(self, messages: Sequence[Message]) -> list[tuple[str, str, Replacement, float]]:
         """The edits it would draw from after these messages: (path, function, lines, probability)."""
         choices = self._choices(self._read(messages))
-        total = sum(choice.weight * len(choice.changes) for choice in choices)
+        total = sum(choice.sums[-1] for choice in choices)
         return [
-            (choice.path, choice.function.name, changed_lines(choice.function.source, change)[1], choice.weight / total)
+            (choice.path, choice.function.name, changed_lines(choice.function.source, change)[1], weight / total)
             for choice in choices
-            for change in choice.changes
+            for change, weight in zip(choice.changes, map(sub, choice.sums, (0.0, *choice.sums)), strict=True)
         ]
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -226,9 +229,8 @@ class RepairModel(ChatModel):
         choices = self._choices(at)
         if not choices:
             return None
-        sums = list(accumulate(choice.weight * len(choice.changes) for choice in choices))
-        choice = choices[min(bisect(sums, draw("function") * sums[-1]), len(choices) - 1)]
-        change = choice.changes[int(draw("edit") * len(choice.changes))]
+        choice = choices[_drawn(list(accumulate(choice.sums[-1] for choice in choices)), draw("function"))]
+        change = choice.changes[_drawn(choice.sums, draw("edit"))]
         first, made = changed_lines(choice.function.source, change)
         old, new = unique_context(at.state.files[choice.path], choice.function.first + first, made)
         return ToolCall("edit", {"old": old, "new": new, "path": choice.path})
@@ -251,11 +253,10 @@ class RepairModel(ChatModel):
                 left = changes(function)
                 if not_again:
                     left = tuple(c for c in left if changed_lines(function.source, c)[1] not in not_again)
-                weight = math.exp(score / self.tau)
-                if where in changed:
-                    weight *= self.kappa if changed[where] else 1 / self.kappa
+                evidence = 1.0 if where not in changed else self.kappa if changed[where] else 1 / self.kappa
                 if left:
-                    at.choices.append(Choice(path, function, weight, left))
+                    weights = (evidence * math.exp((score + change.odds) / self.tau) for change in left)
+                    at.choices.append(Choice(path, function, left, tuple(accumulate(weights))))
         return at.choices
 
     # --- judging ------------------------------------------------------------------------------------------------------
@@ -271,6 +272,11 @@ class RepairModel(ChatModel):
         if request.schema is None:
             return f"The best is <index>{index}</index>"
         return json.dumps({"notes": [], "scores": scores, "index": index})
+
+
+def _drawn(sums: Sequence[float], at: float) -> int:
+    """The place that a number in [0, 1) falls on, of weights that add up to ``sums``."""
+    return min(bisect(sums, at * sums[-1]), len(sums) - 1)
 
 
 class _Prefix:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..bench.mutations import mutations
+from .repair_prior import log_odds
 
 Lines = tuple[str | None, ...]  # None: not seen
 DEFINITION = re.compile(r"([ \t]*)(?:async[ \t]+)?def[ \t]+(\w+)")
@@ -33,11 +34,12 @@ class Window(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Characters ``start`` to ``end`` of a text are replaced by ``text``."""
+    """Characters ``start`` to ``end`` of a text are replaced by ``text``, which is so much commoner (``odds``)."""
 
     start: int
     end: int
     text: str
+    odds: float = 0.0
 
 
 class Uses(NamedTuple):
@@ -235,7 +237,7 @@ def changes(function: Function) -> tuple[Change, ...]:
     A mutation of another place is the same text at another offset, so that what was edited is not parsed again.
     """
     found = _enumerated(function.base)
-    for start, end, text in function.made:
+    for start, end, text, _ in function.made:
         shift = len(text) - (end - start)
         found = tuple(
             change if change.end < start else change._replace(start=change.start + shift, end=change.end + shift)
@@ -249,8 +251,14 @@ def changes(function: Function) -> tuple[Change, ...]:
 def _enumerated(source: str) -> tuple[Change, ...]:
     shelter = len(_shelter(source))
     found = mutations(_shelter(source) + source)
-    places = ((made.start - shelter, made.end - shelter, made.replacement) for made in found if made.start >= shelter)
-    return tuple(Change(*place) for place in dict.fromkeys(places))
+    places: dict[tuple[int, int, str], float] = {}
+    for made in found:
+        start, end = made.start - shelter, made.end - shelter
+        if start >= 0:
+            places.setdefault(
+                (start, end, made.replacement), log_odds(made.operator, source[start:end], made.replacement)
+            )
+    return tuple(Change(*place, odds) for place, odds in places.items())
 
 
 def _shelter(source: str) -> str:
