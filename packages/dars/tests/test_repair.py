@@ -22,6 +22,7 @@ from dars.errors import ModelError
 from dars.models import RepairModel
 from dars.models.base import ModelRequest, ToolCall
 from dars.models.repair_source import changes, file_of, window
+from dars.models.repair_prior import log_odds
 from dars.prompts import make_prompts, renderer
 from dars.runs import search
 
@@ -331,11 +332,13 @@ def function_of(edit):
     return max((at, name) for name, at in starts.items() if at <= line)[1]
 
 
-def expected(weights, tried=()):
-    """Probability of every function: mutations left in it, times its weight."""
-    count = collections.Counter(m.function for m in mutations(TEXT))
-    count.subtract(tried)
-    mass = {name: count[name] * weight for name, weight in weights.items()}
+def expected(weights, tau, tried=()):
+    """Probability of every function: its weight times how ordinary what the mutations left in it make would be."""
+    mass = dict.fromkeys(weights, 0.0)
+    for m in mutations(TEXT):
+        old = TEXT[m.start : m.end]
+        if m.function in weights and (m.function, old, m.replacement) not in tried:
+            mass[m.function] += weights[m.function] * math.exp(log_odds(m.operator, old, m.replacement) / tau)
     return {name: value / sum(mass.values()) for name, value in mass.items()}
 
 
@@ -368,12 +371,12 @@ def test_evidence_in_feedback_moves_the_draw_by_kappa(tau, kappa):
     named = math.exp(2 / tau)
     plain = {"squash": named, "initials": named}
     messages = conversation(*REPRODUCED, issue=ISSUE_TWO)
-    agree(frequencies(model, messages, n), expected(plain), n)
+    agree(frequencies(model, messages, n), expected(plain, tau), n)
     for after, factor in ((FAILING, 1 / kappa), (FAILING.replace("Assertion", "Index"), kappa)):
         messages = conversation(*REPRODUCED, issue=ISSUE_TWO, feedback=feedback_on(EDIT, after))
         weights = {**plain, "squash": named * factor}
         # The edit itself is gone.
-        agree(frequencies(model, messages, n, "candidate"), expected(weights, tried=["squash"]), n)
+        agree(frequencies(model, messages, n, "candidate"), expected(weights, tau, tried=[("squash", "1", "2")]), n)
 
 
 def test_functions_that_are_called_weigh_less_by_the_temperature():
@@ -382,7 +385,7 @@ def test_functions_that_are_called_weigh_less_by_the_temperature():
     for tau in (1.0, 0.5):
         messages = conversation(*REPRODUCED, issue=issue)
         weights = {"initials": math.exp(2 / tau), "squash": math.exp(1 / tau)}
-        agree(frequencies(RepairModel(0, tau=tau), messages, n), expected(weights), n)
+        agree(frequencies(RepairModel(0, tau=tau), messages, n), expected(weights, tau), n)
 
 
 def test_stated_weights_are_those_of_the_draws():
