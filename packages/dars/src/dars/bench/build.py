@@ -295,4 +295,5 @@ def _is_fair(suite: Suite, task: MutTask, worker: Worker) -> bool:
 
 
 def _names_a_test(task: MutTask) -> bool:
-    return any(function_of(test)[1][-1] in task.issue for test in task.hidden)
+    names = {function_of(test)[1][-1] for test in (*task.hidden, *task.visible)}
+    return any(re.search(rf"\b{name}\b", task.issue) for name in names)

@@ -6,6 +6,7 @@ Everything is read from the test's source: what it imports, what it defines on t
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Snippet(NamedTuple):
     setup : everything before the last statement.
     last : the statement that fails.
     sides : both sides of ``last`` where it asserts that two values are equal.
-    calls : names of what ``last`` calls, outermost first.
+    calls : names of what ``last`` calls, outermost first, without those of Python and pytest.
     """
 
     setup: str
@@ -126,6 +127,8 @@ def _needed(tree: ast.Module, nodes: Sequence[ast.AST], known: set[str]) -> list
                 continue
             if isinstance(node, ast.ImportFrom) and (node.level or node.module == "__future__"):
                 return None
+            if any(name.startswith("test") for name in names):  # another test, called by this one
+                return None
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 taken[i] = _only(node, names)
             else:
@@ -166,4 +169,6 @@ def _sides(statement: ast.stmt) -> tuple[str, str] | None:
 def _calls(statement: ast.stmt) -> Iterator[str]:
     for node in ast.walk(statement):
         if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
-            yield node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if not hasattr(builtins, name) and name not in ("raises", "warns"):
+                yield name
