@@ -43,8 +43,8 @@ SDISTS = {
     "toolz": Sdist("1.2.0", "9667a038e9d6ecba37995e26cb2f59ec6420b6ad8dd9677de59db9b956b08490"),
 }
 
-# Whose suites take under a second and can lose single tests: those of cachetools are inherited, and boltons and tabulate
-# need minutes.
+# Whose suites take under a second and can lose single tests: those of cachetools are inherited, and boltons and
+# tabulate need minutes.
 QUICK = ("toolz", "inflection", "parse", "schema", "semver")  # first those that yield little
 
 

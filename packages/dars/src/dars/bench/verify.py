@@ -127,4 +127,4 @@ def _workspace(files: Files, folder: Path, sandbox: str) -> LocalEnvironment:
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
-    return LocalEnvironment(folder, sandbox=sandbox, timeout=LONG_S)
+    return LocalEnvironment(folder, sandbox=sandbox, timeout=LONG_S, output_chars=1 << 20)  # as the table: whole
