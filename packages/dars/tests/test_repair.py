@@ -21,8 +21,8 @@ from dars.env.memory import MemoryEnvironment
 from dars.errors import ModelError
 from dars.models import RepairModel
 from dars.models.base import ModelRequest, ToolCall
-from dars.models.repair_source import changes, file_of, window
 from dars.models.repair_prior import log_odds
+from dars.models.repair_source import changes, file_of, window
 from dars.prompts import make_prompts, renderer
 from dars.runs import search
 

@@ -90,7 +90,7 @@ def _claims(experiment: Experiment, first: dict[str, Any], rng: np.random.Genera
                 source=PAPER, paper="pass@1 47 % of any-leaf 55 % with an LLM reviewer: a ratio of .85",
                 statement=f"The {name} reviewer closes at least half of the gap from a random choice to an oracle.",
                 unit="share of the gap",
-                note=f"first right in {first[name].mean():.2f} of the mixed cases, at random in {first['random'].mean():.2f}",
+                note=f"first right in {first[name].mean():.2f}, at random in {first['random'].mean():.2f}",
             )
         )  # fmt: skip
     mean, low, high = paired_bootstrap(first["learned"], first["untrained"])

@@ -92,8 +92,8 @@ def _compared(experiment: Experiment, trials: Table, profile: Profile) -> None:
         mean, low, high = paired_bootstrap(a, b)
         experiment.claims.append(
             Claim(
-                id=id, statement=statement, source=source, paper=paper, measured=mean, ci=(low, high), op=">", value=0.0,
-                n=a.size, unit="share resolved", note=f"{a.mean():.3f} against {b.mean():.3f}; {number}",
+                id=id, statement=statement, source=source, paper=paper, measured=mean, ci=(low, high), op=">",
+                value=0.0, n=a.size, unit="share resolved", note=f"{a.mean():.3f} against {b.mean():.3f}; {number}",
             )
         )  # fmt: skip
 
@@ -134,9 +134,9 @@ def _steps(experiment: Experiment, found: Sequence[Sequence[tuple[int, int, int]
     mean, low, high = paired_bootstrap(ratios, np.zeros(len(ratios)))
     experiment.claims.append(
         Claim(
-            id="steps-per-leaf-mutbench", measured=mean, ci=(low, high), op="<=", value=0.7, n=len(ratios), source=PAPER,
+            id="steps-per-leaf-mutbench", measured=mean, ci=(low, high), op="<=", value=0.7, n=len(ratios),
             statement="On MutBench a candidate costs at most 0.7 of the steps that it costs by restarts.",
-            paper="qualitative", note=f"{(rows[:, 0] / rows[:, 1]).mean():.1f} steps a leaf; whole trees",
+            source=PAPER, paper="qualitative", note=f"{(rows[:, 0] / rows[:, 1]).mean():.1f} steps a leaf; whole trees",
         )
     )  # fmt: skip
 
