@@ -63,7 +63,7 @@ def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         experiment.metrics.append(Metric(f"whole - {name}, {BUDGET} calls", mean, "share resolved", "higher"))
     if draw_ablations(gaps, out / "ablations.png"):
         experiment.artifacts.append(Artifact("ablations.png", "What is lost without each part"))
-    _kinds(experiment, over_tasks(pruned, tasks, profile.ablation_seeds))
+    _kinds(experiment, over_tasks(pruned, tasks, min(2, profile.ablation_seeds)))
     _real(experiment, over_tasks(same_in_reality, tasks[:: max(1, len(tasks) // profile.ablation_local)]))
     return experiment
 

@@ -27,6 +27,7 @@ class Profile:
     repair_grid, repair_grid_seeds : values of the model's rho over which DARS and restarts are compared.
     choosing_seeds : searches of each task whose candidates are reviewed.
     ablation_seeds, ablation_local : seeds for each task; searches that are repeated in a real workspace.
+    package_tasks, package_calls : tasks from packages on PyPI, and calls for each.
     device : "auto", "cpu" or "cuda", of what is trained.
     worker_step_s, worker_rounds : duration of a step, and how often one and four workers are compared.
     """
@@ -58,6 +59,8 @@ class Profile:
     choosing_seeds: int
     ablation_seeds: int
     ablation_local: int
+    package_tasks: int
+    package_calls: int
     device: str = "auto"
 
 
@@ -89,11 +92,13 @@ QUICK = Profile(
     choosing_seeds=3,
     ablation_seeds=0,
     ablation_local=0,
+    package_tasks=0,
+    package_calls=0,
 )
 FULL = replace(
     QUICK,
     name="full",
-    experiments=("traversal", "restore", "ledger", "overhead", "repair", "choosing", "ablations"),
+    experiments=("traversal", "restore", "ledger", "overhead", "repair", "choosing", "ablations", "packages"),
     flips=200_000,
     random_trees=400,
     map_points=81,
@@ -109,13 +114,13 @@ FULL = replace(
     memory_nodes=1_000,
     worker_step_s=0.2,
     worker_rounds=3,
-    repair_seeds=10,
-    repair_verified=60,
+    repair_verified=40,
     repair_grid=(0.0, 0.25, 0.5, 0.75, 1.0),
-    repair_grid_seeds=4,
-    choosing_seeds=8,
-    ablation_seeds=8,
-    ablation_local=8,
+    repair_grid_seeds=2,
+    ablation_seeds=3,
+    ablation_local=4,
+    package_tasks=16,
+    package_calls=40,
 )
 GPU = replace(FULL, name="gpu", experiments=("traversal",))
 PAPER = replace(FULL, name="paper")

@@ -23,7 +23,7 @@ from .profiles import PROFILES, Profile
 from .report import Experiment
 
 # Modules of the same names, imported when they run. New ones go to the end: the place seeds the random numbers.
-EXPERIMENTS = ("traversal", "restore", "ledger", "overhead", "repair", "choosing", "ablations")
+EXPERIMENTS = ("traversal", "restore", "ledger", "overhead", "repair", "choosing", "ablations", "packages")
 
 Progress = Callable[[str, int, int, float], None]
 

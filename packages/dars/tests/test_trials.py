@@ -1,0 +1,67 @@
+"""Strategies on MutBench: counted in calls, graded by hidden tests, the same every time."""
+
+import pytest
+
+from dars.bench.outcomes import Outcomes, load_table
+from dars.bench.tasks import load_tasks
+from dars.env.apply import applied
+from dars.evaluation import choosing
+from dars.evaluation.repair import DARS, LINEAR, MCTS, RANDOM, RESTART
+from dars.evaluation.trials import candidates, resolves, resolving, searched, trial
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    task = next(task for task in load_tasks() if task.id == "spans-01")
+    found = Outcomes(task, load_table())
+    yield found
+    found.close()
+
+
+def test_trials_are_the_same_every_time_and_hold_their_budget(outcomes):
+    for strategy in (DARS, RESTART, LINEAR, MCTS, RANDOM):
+        first, again = (trial(outcomes, strategy, 3, 40) for _ in range(2))
+        assert first == again
+        assert first.calls <= 40 + 4  # an alternative's draws and its critic are in flight together
+        assert first.resolved_at is None or first.resolved_at <= first.calls
+
+
+def test_smaller_budget_is_the_beginning_of_a_larger_one(outcomes):
+    long = trial(outcomes, RESTART, 1, 60, to_the_end=True)
+    short = trial(outcomes, RESTART, 1, 30, to_the_end=True)
+    assert short.resolved_at == (long.resolved_at if long.within(30) else None)
+    assert short.steps < long.steps
+
+
+def test_linear_run_is_one_path_whatever_is_left(outcomes):
+    assert trial(outcomes, LINEAR, 2, 500, to_the_end=True).leaves == 1
+
+
+def test_candidates_are_labelled_by_the_hidden_tests(outcomes):
+    found = candidates(outcomes, DARS, 0, 60)
+    assert found.case.candidates
+    for candidate, resolved in zip(found.case.candidates, found.resolved, strict=True):
+        after = applied(outcomes.base, candidate.patch)
+        source = next(iter(outcomes.task.faults)).path
+        assert resolved == (not outcomes.hidden(after) and not outcomes.suite(after).bad)
+        if after[source] == outcomes.package[source]:
+            assert resolved
+    assert "hidden" not in str(found.case.task.visible_tests)
+    assert found.case.task.hidden_tests == ()
+
+
+def test_reviewers_that_need_no_training_score_every_candidate(outcomes):
+    (case, scores), *_ = choosing.cases_of(outcomes, [0])
+    assert {len(values) for values in scores.values()} == {len(case.candidates)}
+    assert case.execution is not None
+
+
+def test_fault_put_right_resolves_and_nothing_does_not(outcomes):
+    tree = searched(outcomes, DARS, 0, 30)
+    assert len(tree) > 5
+    patches = [leaf.patch for leaf in tree.leaves() if leaf.patch]
+    assert patches
+    assert not outcomes.resolved(outcomes.base)
+    assert outcomes.resolved(outcomes.package)
+    right = [leaf for leaf in tree.leaves() if leaf.patch and resolves(outcomes, leaf.patch)]
+    assert [leaf.id for leaf in right] == resolving(outcomes, tree)
