@@ -96,7 +96,7 @@ def draw_resolved(calls: NDArray[Any], curves: Mapping[str, NDArray[np.float64]]
         axis.plot(calls, mean, color=STRATEGIES[name], label=name, lw=1.8)
         axis.fill_between(calls, low, high, color=STRATEGIES[name], alpha=0.12, lw=0)
     axis.set_xlabel("calls of the model")
-    axis.set_ylabel("share of task and seed resolved (95 %: tasks resampled)")
+    axis.set_ylabel("share resolved (95 %, tasks resampled)")
     axis.set_ylim(0, None)
     axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axis.spines[["top", "right"]].set_visible(False)
