@@ -22,6 +22,9 @@ class Profile:
     ledger_high, ledger_low : tokens at which blockwise elision begins and ends.
     log_scales : multiples of LOG_GAPS (``overhead``), each one tree.  log_chars : of an observation.
     memory_nodes : of the tree whose memory is measured.
+    verifier_functions : to train on, and held out, at most.  verifier_size : layers, width, bytes of a function.
+    verifier_pairs, verifier_steps, verifier_seconds : pairs of a step, and the limits of the training.
+    critic_functions, critic_candidates : functions, and candidates of each, that the language model scores.
     device : "auto", "cpu" or "cuda", of what is trained.
     worker_step_s, worker_rounds : duration of a step, and how often one and four workers are compared.
     """
@@ -45,6 +48,13 @@ class Profile:
     memory_nodes: int
     worker_step_s: float
     worker_rounds: int
+    verifier_functions: tuple[int, int]
+    verifier_size: tuple[int, int, int]
+    verifier_pairs: int
+    verifier_steps: int
+    verifier_seconds: float
+    critic_functions: int
+    critic_candidates: int
     device: str = "auto"
 
 
@@ -68,10 +78,18 @@ QUICK = Profile(
     memory_nodes=400,
     worker_step_s=0.02,
     worker_rounds=1,
+    verifier_functions=(4_000, 200),
+    verifier_size=(2, 64, 256),
+    verifier_pairs=32,
+    verifier_steps=2_000,
+    verifier_seconds=40.0,
+    critic_functions=8,
+    critic_candidates=4,
 )
 FULL = replace(
     QUICK,
     name="full",
+    experiments=(*QUICK.experiments, "critic"),
     flips=200_000,
     random_trees=400,
     map_points=81,
@@ -87,7 +105,17 @@ FULL = replace(
     memory_nodes=1_000,
     worker_step_s=0.2,
     worker_rounds=3,
+    critic_functions=60,
 )
-GPU = replace(FULL, name="gpu", experiments=("traversal",))
+GPU = replace(
+    FULL,
+    name="gpu",
+    experiments=("traversal", "verifier"),
+    verifier_functions=(80_000, 2_000),
+    verifier_size=(8, 512, 640),
+    verifier_pairs=128,
+    verifier_steps=100_000,
+    verifier_seconds=400.0,
+)
 PAPER = replace(FULL, name="paper")
 PROFILES = {profile.name: profile for profile in (QUICK, FULL, GPU, PAPER)}
