@@ -123,6 +123,8 @@ def evaluate(
     results = run(profile, seed, out, only or None, resume, progress, device=device)
     for claim in results["claims"]:
         print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['id']:<28} {claim['measured']:.4g} {claim['unit']}")
+    for name, why in results.get("x-skipped", {}).items():
+        print(f"skipped  {name}: {why}")
     held = sum(claim["holds"] for claim in results["claims"])
     print(f"{held} of {len(results['claims'])} claims hold: {out / 'results.json'}")
     return 0

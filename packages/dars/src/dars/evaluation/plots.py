@@ -149,6 +149,25 @@ def _bars(values: Mapping[str, tuple[float, float, float]], label: str, path: Pa
     return _save(plt, figure, path)
 
 
+def draw_training(losses: NDArray[np.float64], guessing: float, path: Path) -> bool:
+    """Loss of each step, and its mean over the steps around it."""
+    plt = _pyplot()
+    if plt is None:
+        return False
+    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    around = max(1, len(losses) // 50)
+    axis.plot(losses, color="#3b7dd8", alpha=0.25, lw=0.8)
+    middle = np.convolve(losses, np.full(around, 1 / around), mode="valid")
+    axis.plot(np.arange(len(middle)) + (around - 1) / 2, middle, color="#3b7dd8", lw=1.8)
+    axis.axhline(guessing, ls=":", color="black", lw=1)
+    axis.annotate("guessing", (0, guessing), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("step of the training")
+    axis.set_ylabel("pairwise logistic loss, nats")
+    axis.spines[["top", "right"]].set_visible(False)
+    return _save(plt, figure, path)
+
+
 def _pyplot() -> Any:
     try:
         import matplotlib

@@ -28,6 +28,9 @@ class Profile:
     choosing_seeds : searches of each task whose candidates are reviewed.
     ablation_seeds, ablation_local : seeds for each task; searches that are repeated in a real workspace.
     package_tasks, package_calls : tasks from packages on PyPI, and calls for each.
+    verifier_functions : to train on, and held out, at most.  verifier_size : layers, width, bytes of a function.
+    verifier_pairs, verifier_steps, verifier_seconds : pairs of a step, and the limits of the training.
+    critic_functions, critic_candidates : functions, and candidates of each, that the language model scores.
     device : "auto", "cpu" or "cuda", of what is trained.
     worker_step_s, worker_rounds : duration of a step, and how often one and four workers are compared.
     """
@@ -61,6 +64,13 @@ class Profile:
     ablation_local: int
     package_tasks: int
     package_calls: int
+    verifier_functions: tuple[int, int]
+    verifier_size: tuple[int, int, int]
+    verifier_pairs: int
+    verifier_steps: int
+    verifier_seconds: float
+    critic_functions: int
+    critic_candidates: int
     device: str = "auto"
 
 
@@ -94,11 +104,18 @@ QUICK = Profile(
     ablation_local=0,
     package_tasks=0,
     package_calls=0,
+    verifier_functions=(4_000, 200),
+    verifier_size=(2, 64, 256),
+    verifier_pairs=32,
+    verifier_steps=2_000,
+    verifier_seconds=40.0,
+    critic_functions=8,
+    critic_candidates=4,
 )
 FULL = replace(
     QUICK,
     name="full",
-    experiments=("traversal", "restore", "ledger", "overhead", "repair", "choosing", "ablations", "packages"),
+    experiments=("traversal", "restore", "ledger", "overhead", "repair", "choosing", "ablations", "packages", "critic"),
     flips=200_000,
     random_trees=400,
     map_points=81,
@@ -121,7 +138,17 @@ FULL = replace(
     ablation_local=4,
     package_tasks=16,
     package_calls=40,
+    critic_functions=60,
 )
-GPU = replace(FULL, name="gpu", experiments=("traversal",))
+GPU = replace(
+    FULL,
+    name="gpu",
+    experiments=("traversal", "verifier"),
+    verifier_functions=(80_000, 2_000),
+    verifier_size=(8, 512, 640),
+    verifier_pairs=128,
+    verifier_steps=100_000,
+    verifier_seconds=400.0,
+)
 PAPER = replace(FULL, name="paper")
 PROFILES = {profile.name: profile for profile in (QUICK, FULL, GPU, PAPER)}

@@ -102,20 +102,25 @@ class Artifact:
 
 @dataclass
 class Experiment:
-    """Everything one experiment found."""
+    """Everything one experiment found.
+
+    ``skipped`` says why it was not done, where something it needs is not here; it then claims nothing.
+    """
 
     claims: list[Claim] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
+    skipped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as results.json has them."""
+        """Plain values, as results.json has them; ``skipped`` goes to its "x-skipped"."""
         return {
             "claims": [claim.to_dict() for claim in self.claims],
             "metrics": [asdict(metric) for metric in self.metrics],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "artifacts": [asdict(artifact) for artifact in self.artifacts],
+            "skipped": self.skipped,
         }
 
 

@@ -23,7 +23,9 @@ from .profiles import PROFILES, Profile
 from .report import Experiment
 
 # Modules of the same names, imported when they run. New ones go to the end: the place seeds the random numbers.
-EXPERIMENTS = ("traversal", "restore", "ledger", "overhead", "repair", "choosing", "ablations", "packages")
+EXPERIMENTS = (
+    "traversal", "restore", "ledger", "overhead", "repair", "choosing", "ablations", "packages", "verifier", "critic",
+)  # fmt: skip
 
 Progress = Callable[[str, int, int, float], None]
 
@@ -52,7 +54,8 @@ def run(
     Returns
     -------
     dict
-        The content of results.json (design contract "bench/1").
+        The content of results.json (design contract "bench/1"); "x-skipped", if there, is experiment -> why it was not
+        done.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def run(
                 write_atomic(folder / "experiments" / f"{name}.error.txt", traceback.format_exc())
                 experiment = Experiment()
             result = {**experiment.to_dict(), "seconds": time.perf_counter() - began}
-            if name not in failed:
+            if name not in failed and not experiment.skipped:  # a later run may find what was missing
                 write_atomic(stored, _json({"key": key, "result": result}))
         done[name] = result
         results = _results(chosen, seed, done)
@@ -145,11 +148,13 @@ def _finished(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
 
 def _results(profile: Profile, seed: int, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
     seconds = [{"name": f"{name} wall time", "value": r["seconds"], "unit": "s", "better": "lower"}
-               for name, r in done.items()]  # fmt: skip
+               for name, r in done.items() if not r["skipped"]]  # fmt: skip
+    skipped = {name: r["skipped"] for name, r in done.items() if r["skipped"]}
     return {
         "schema": "bench/1", "package": "dars-agent", "version": _version(), "profile": profile.name, "seed": seed,
         "claims": [claim for r in done.values() for claim in r["claims"]],
         "metrics": [metric for r in done.values() for metric in r["metrics"]] + seconds,
         "comparisons": [comparison for r in done.values() for comparison in r["comparisons"]],
         "artifacts": [artifact for r in done.values() for artifact in r["artifacts"]],
+        **({"x-skipped": skipped} if skipped else {}),
     }  # fmt: skip
