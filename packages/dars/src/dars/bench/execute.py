@@ -7,9 +7,10 @@ import itertools
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -25,6 +26,17 @@ WORKSPACE = "⟨workspace⟩"  # stands for the folder in recorded output
 DAY = 86_400.0
 
 Files = Mapping[str, bytes]
+
+
+@contextlib.contextmanager
+def own_python() -> Iterator[None]:
+    """Lets "python" in a workspace be the one that runs this, which has pytest, also where its folder is on no path."""
+    before = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before}"
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 class Ran(NamedTuple):

@@ -11,6 +11,7 @@ from ..config import DarsConfig
 from ..env.apply import applied
 from ..models.base import ChatModel
 from ..reviewer import Labelled
+from .execute import own_python
 from .outcomes import Outcomes
 from .tasks import MutTask, as_task
 
@@ -49,7 +50,9 @@ def solve(
     shutil.rmtree(folder, ignore_errors=True)
     outcomes = Outcomes(task, None, source)
     try:
-        result = run(as_task(task, folder, source), model, config, out=out, allow_unknown_price=allow_unknown_price)
+        given = as_task(task, folder, source)
+        with own_python():
+            result = run(given, model, config, out=out, allow_unknown_price=allow_unknown_price)
         found = sorted(result.candidates, key=lambda candidate: candidate.node_id)
         resolved = tuple(outcomes.resolved(applied(outcomes.base, candidate.patch)) for candidate in found)
         evidence = json.loads((out / "review.json").read_text(encoding="utf-8"))["evidence"]

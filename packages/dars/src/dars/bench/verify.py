@@ -14,7 +14,7 @@ import numpy as np
 
 from ..aci.testing import TestCase, run_suite
 from ..env.local import LocalEnvironment
-from .execute import COMMAND, WORKSPACE, Files, Worker
+from .execute import COMMAND, WORKSPACE, Files, Worker, own_python
 from .outcomes import HIDDEN, NAME, SUITE, Outcomes, Run, Table, imports_of, script_key
 from .tasks import MutTask, graded, junit_id
 
@@ -54,7 +54,7 @@ def verify(
         drawn = np.random.default_rng(seed).choice(len(known), size=min(n, len(known)), replace=False)
         chosen = [known[int(i)] for i in sorted(drawn)]
     found: list[Mismatch] = []
-    with Worker(sandbox) as worker:
+    with own_python(), Worker(sandbox) as worker:
         worker.script("package", {}, "")  # for its versions
         same = worker.versions == dict(table.versions)
         for task, group in itertools.groupby(chosen, key=lambda entry: entry[0]):

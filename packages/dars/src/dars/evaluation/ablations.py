@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..aci.registry import registry
+from ..bench.execute import own_python
 from ..bench.memory import memory_environment
 from ..bench.outcomes import Outcomes
 from ..bench.tasks import as_task
@@ -96,7 +97,7 @@ def _kinds(experiment: Experiment, found: list[NDArray[Any]]) -> None:
 
 def same_in_reality(outcomes: Outcomes) -> int:
     """Nodes by which the tree in memory and that in a sandboxed workspace differ."""
-    with tempfile.TemporaryDirectory(prefix="dars-eval-") as folder:
+    with own_python(), tempfile.TemporaryDirectory(prefix="dars-eval-") as folder:
         task = as_task(outcomes.task, Path(folder) / "workspace")
         assert task.repo is not None
         config, tools = DarsConfig(), registry(test_command=task.test_command)

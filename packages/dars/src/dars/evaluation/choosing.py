@@ -99,7 +99,8 @@ def _claims(experiment: Experiment, first: dict[str, Any], rng: np.random.Genera
             id="reviewer-training", measured=mean, ci=(low, high), op=">", value=0.0, n=n, source=PAPER,
             paper="fine-tuned 14B reviewer 71.6 % against 65.7 % untrained (accuracy on mixed issues)",
             statement="Training a reviewer makes it choose better on packages that it has not seen.",
-            unit="share of the mixed cases", note="untrained, all scores are equal and ties go to the more frequent patch",
+            unit="share of the mixed cases",
+            note="untrained, all scores are equal and ties go to the more frequent patch",
         )
     )  # fmt: skip
     for name, values in first.items():
