@@ -70,6 +70,7 @@ def run(
     *,
     interrupted: Callable[[], bool] = lambda: False,
     allow_unknown_price: bool = False,
+    called: str | None = None,
 ) -> RunResult:
     """Search for a repair, and rank what was found.
 
@@ -84,6 +85,7 @@ def run(
     workers : paths that run at once, each on a workspace of its own; the larger of this and ``config.workers``.
     on_event : is told every event; see :mod:`dars.search.state`.
     interrupted : asked before every call of a model; True saves and ends the search.
+    called : name under which :func:`resume` finds a model that is given as an object.
     allow_unknown_price : search under a limit of cost with a model whose price is unknown: the limit then never holds.
 
     Raises
@@ -97,7 +99,7 @@ def run(
     """
     config = (config or DarsConfig()).model_copy(deep=True)
     config.workers = max(workers, config.workers)
-    said = {"model": _named(model), "critic": _named(critic) if critic is not None else config.critic.model}
+    said = {"model": called or _named(model), "critic": _named(critic) if critic is not None else config.critic.model}
     asked = make_model(model) if isinstance(model, str) else model
     critic = config.critic.model if critic is None else critic
     chooser = make_model(critic) if isinstance(critic, str) else critic
@@ -201,7 +203,8 @@ def fork(
     if hint is not None and action is not None:
         raise TaskError("give a hint or an action, not both")
     old = Path(out)
-    tree = restored(old, str(read_meta(old)["config"]["order"])).tree
+    meta = read_meta(old)
+    tree = restored(old, str(meta["config"]["order"])).tree
     if node_id not in tree.nodes:
         raise TaskError(f"{old} has no node {node_id}; ids run from 0 to {len(tree) - 1}")
     node = tree.nodes[node_id]
@@ -217,10 +220,11 @@ def fork(
         if not isinstance(action.get("tool"), str) or not isinstance(action.get("args", {}), Mapping):
             raise TaskError('an action has the form {"tool": "edit", "args": {...}}')
         given = {"name": action["tool"], "input": dict(action.get("args", {}))}
-    _copy_run(old, new, {"forked_from": {"run": str(old), "node": node_id}})
-    log = EventLog(new)
-    log({"type": "fork", "node": node_id, "hint": hint, "action": given})
-    log.close()
+    known = registry(DarsConfig.model_validate(meta["config"]).aci)
+    if given is not None and given["name"] not in known:
+        raise TaskError(f"there is no tool {given['name']!r} to act with; there are {', '.join(sorted(known))}")
+    event = {"type": "fork", "node": node_id, "hint": hint, "action": given}
+    _copy_run(old, new, event, {"forked_from": {"run": str(old), "node": node_id}})
     return resume(new, **run_kwargs)
 
 
@@ -399,14 +403,17 @@ def beside(old: Path) -> Path:
     )
 
 
-def _copy_run(old: Path, new: Path, more: Mapping[str, Any]) -> None:
-    """Log, texts and snapshots of a run; ``meta.json`` comes last, since it makes a folder a run."""
+def _copy_run(old: Path, new: Path, event: Event, more: Mapping[str, Any]) -> None:
+    """Log, texts and snapshots of a run, and a further event; ``meta.json`` makes a folder a run and comes last."""
     try:
         new.mkdir(parents=True)
         shutil.copy2(old / EVENTS, new / EVENTS)
         for part in ("blobs", STATES):
             if (old / part).is_dir():
                 shutil.copytree(old / part, new / part, symlinks=True, ignore=shutil.ignore_patterns("work-*"))
+        log = EventLog(new)
+        log(event)
+        log.close()
         write_atomic(new / "meta.json", json.dumps({**read_meta(old), **more}, indent=1))
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)

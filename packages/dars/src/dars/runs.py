@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .models.base import ChatModel
 from .prompts import make_prompts
 from .search.engine import Engine
 from .search.state import SearchState
-from .storage import EventLog, read_events, write_atomic
+from .storage import BLOBS, EVENTS, EventLog, read_events, write_atomic
 
 Event = dict[str, Any]
 FREE = ("budget", "workers", "review")  # settings that may differ when a run goes on
@@ -68,9 +68,9 @@ def recorded(
     on_event : is told every event after it was kept.
     """
     state = SearchState(order=config.order)
-    log = None
+    log, begun = None, False
     if out is not None:
-        state = _begin(Path(out), about, config, state)
+        begun = _begin(Path(out), about, config)
         log = EventLog(out)
 
     def keep(event: Event) -> None:
@@ -80,10 +80,14 @@ def recorded(
             on_event(event)
 
     try:
+        if out is not None:  # after the log was opened: nobody else writes to it from here on
+            state = restored(out, config.order)
         yield state, keep
     finally:
         if log is not None:
             log.close()
+            if begun and not state.tree.root.state_hash:  # nothing happened: leave no run behind
+                _forget(Path(out or ""))
 
 
 def restored(folder: str | Path, order: str = "shallowest") -> SearchState:
@@ -118,15 +122,17 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     return meta
 
 
-def _begin(folder: Path, about: Mapping[str, Any], config: DarsConfig, state: SearchState) -> SearchState:
-    """A new folder with its ``meta.json``, or the state of the run that is in it."""
+def _begin(folder: Path, about: Mapping[str, Any], config: DarsConfig) -> bool:
+    """Whether ``meta.json`` had to be made; one that is there has to be of the same run."""
     wanted = {**about, "config": json.loads(config.model_dump_json())}
     if (folder / "meta.json").exists():
         meta = read_meta(folder)
         for part in ("issue", "config"):
             if _same(meta[part]) != _same(wanted[part]):
                 raise TaskError(f"{folder} holds a run with another {part}: resume it as it was, or use a new folder")
-        return restored(folder, config.order)
+        return False
+    if (folder / EVENTS).exists() and (folder / EVENTS).stat().st_size:
+        raise TaskError(f"{folder} holds events of a run whose meta.json is missing: use a new folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(
@@ -134,7 +140,16 @@ def _begin(folder: Path, about: Mapping[str, Any], config: DarsConfig, state: Se
         )
     except OSError as error:
         raise TaskError(f"cannot write the run to {folder}: {error.strerror}") from error
-    return state
+    return True
+
+
+def _forget(folder: Path) -> None:
+    """Remove what a run that never began left in its folder."""
+    for name in ("meta.json", EVENTS):
+        (folder / name).unlink(missing_ok=True)
+    for empty in (folder / BLOBS, folder):
+        with suppress(OSError):  # what else is there stays
+            empty.rmdir()
 
 
 def _same(part: Any) -> Any:

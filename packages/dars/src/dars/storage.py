@@ -6,6 +6,8 @@ read; a torn line anywhere else is damage. Long texts are replaced by ``{"blob":
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -28,12 +30,14 @@ def write_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
     finally:
         temporary.unlink(missing_ok=True)
 
 
 class EventLog:
-    """The log of one run, open for appending.
+    """The log of one run, open for appending by one process at a time.
 
     Parameters
     ----------
@@ -42,7 +46,7 @@ class EventLog:
     Raises
     ------
     TaskError
-        The folder cannot be written.
+        The folder cannot be written, or another process writes to it.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -50,9 +54,9 @@ class EventLog:
         try:
             (self.folder / BLOBS).mkdir(parents=True, exist_ok=True)
             path = self.folder / EVENTS
-            keep = _whole(path) if path.exists() else 0
             self._file = path.open("ab")
-            self._file.truncate(keep)
+            _lock(self._file.fileno(), self.folder)
+            self._file.truncate(_whole(path))
         except OSError as error:
             raise TaskError(f"cannot write the run to {self.folder}: {error.strerror}") from error
 
@@ -118,6 +122,17 @@ def _with_texts(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_with_texts(item, folder) for item in value]
     return value
+
+
+def _lock(file: int, folder: Path) -> None:
+    """Keep others from writing until the file is closed, by whatever end of the process."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TaskError(f"another process works in {folder}: wait until it has ended, or end it") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):  # some network file systems have no locks
+            raise
 
 
 def _whole(path: Path) -> int:

@@ -6,12 +6,15 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import TaskError, TreeFormatError
 from .running import FolderArgument
+
+if TYPE_CHECKING:
+    from ..tree import Tree
 
 TreeArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a tree.json.")]
 
@@ -22,10 +25,9 @@ def show(
     against: Annotated[int | None, typer.Option("--against", metavar="NODE", help="Compare with another node.")] = None,
 ) -> None:
     """Everything about a node: action, observation, what was tried beside it, costs."""
-    from ..tree import load_tree
     from ..viz import node_text, sibling_diff
 
-    found = load_tree(run)
+    found = _tree_of(run)
     for wanted in (node, *([] if against is None else [against])):
         if wanted not in found.nodes:
             raise TaskError(f"{run} has no node {wanted}; ids run from 0 to {len(found) - 1}")
@@ -37,10 +39,9 @@ def tree(
     skeleton: Annotated[bool, typer.Option("--skeleton", help="Kinds of the actions as letters.")] = False,
 ) -> None:
     """The tree of a run as text."""
-    from ..tree import load_tree
     from ..viz import text
 
-    found = load_tree(run)
+    found = _tree_of(run)
     print(found.skeleton() if skeleton else text(found, shutil.get_terminal_size((100, 24)).columns))
 
 
@@ -53,9 +54,8 @@ def export(
     """Write a run in another format."""
     from ..interop import export as exported
     from ..storage import write_atomic
-    from ..tree import load_tree
 
-    found = load_tree(run)
+    found = _tree_of(run)
     if form == "predictions":
         from ..runs import read_meta
 
@@ -110,3 +110,12 @@ def cost(run: FolderArgument) -> None:
     print(f"{'US$':<28} {dollars:>12}")
     for reason, count in spent["cache_misses"].items():
         print(f"cache missed: {reason} ({count} times)")
+
+
+def _tree_of(run: Path) -> Tree:
+    """The tree of a run; of one that goes on, or that was cut off, as far as its events lead."""
+    from ..runs import restored
+    from ..storage import EVENTS
+    from ..tree import load_tree
+
+    return load_tree(run) if (run / "tree.json").exists() or not (run / EVENTS).exists() else restored(run).tree

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import DarsConfig
-from ..errors import TaskError
+from ..errors import ModelError, TaskError
 from .live import watch
 
 if TYPE_CHECKING:
     from ..agent import RunResult
     from ..models.base import ChatModel
 
+TAPE = "cassette.jsonl"  # of a run that records
 LIMITS = ("steps", "calls", "cost", "wall time")
 
 ModelOption = Annotated[
@@ -78,8 +79,10 @@ def run(
     The repository is never changed: the work is done in a private copy, closed in by a sandbox. What is found lies in
     the folder of the run: patch.diff, candidates/, review.json, tree.html (for a browser), tree.json, usage.json.
     """
-    from ..agent import notices
+    from .. import agent
     from ..models import CassetteModel
+    from ..models.cassette import VARYING
+    from ..reviewer import make_reviewer
     from ..task import Task
 
     settings = limited(settings_named(config), max_cost, max_steps, max_calls, max_wall)
@@ -93,17 +96,21 @@ def run(
         repo, _issue(issue, issue_text), image=container, test_command=test_command, base_commit=base_commit
     )  # fmt: skip
     folder = _out(out, repo)
-    for notice in notices(task):
-        print(f"warning: {notice}", file=sys.stderr)
     asked = model_named(model, rows)
+    make_reviewer(settings.review, asked)  # what is wrong with it is said before anything is spent
+    for notice in agent.notices(task):
+        print(f"warning: {notice}", file=sys.stderr)
     if dry_run:
         return _rehearse(task, asked, settings)
-    recorder = CassetteModel(folder / "cassette.jsonl", asked, "auto") if record else asked
-    given: ChatModel | str = recorder if record or rows is not None else model
+    if record:
+        asked = CassetteModel(folder / TAPE, asked, "auto", ignore=VARYING)
     with _stoppable() as interrupted:
         return _watched(
             folder, settings,
-            lambda tell: _run(task, given, settings, folder, critic, workers, tell, interrupted, allow_unknown_price),
+            lambda tell: agent.run(
+                task, asked, settings, None, folder, critic, None, workers, tell, interrupted=interrupted,
+                allow_unknown_price=allow_unknown_price, called=model,
+            ),
         )  # fmt: skip
 
 
@@ -120,10 +127,14 @@ def resume(
 ) -> int:
     """Go on with a run that was cut off, or with one whose budget ended (give a larger one)."""
     from .. import agent
+    from ..models import CassetteModel
     from ..runs import read_meta
 
-    settings = limited(DarsConfig.model_validate(read_meta(folder)["config"]), max_cost, max_steps, max_calls, max_wall)
-    given = None if model is None else model_named(model, rows)
+    meta = read_meta(folder)
+    settings = limited(DarsConfig.model_validate(meta["config"]), max_cost, max_steps, max_calls, max_wall)
+    given = model_named(agent.model_of(meta, folder) if model is None else model, rows)
+    if (folder / TAPE).exists():
+        given = CassetteModel(folder / TAPE, given, "auto")
     with _stoppable() as interrupted:
         return _watched(
             folder, settings,
@@ -152,8 +163,9 @@ def fork(
     from .. import agent
     from ..runs import read_meta
 
-    settings = limited(DarsConfig.model_validate(read_meta(folder)["config"]), max_cost, max_steps, max_calls, None)
-    given = None if model is None else model_named(model, rows)
+    meta = read_meta(folder)
+    settings = limited(DarsConfig.model_validate(meta["config"]), max_cost, max_steps, max_calls, None)
+    given = model_named(agent.model_of(meta, folder) if model is None else model, rows)
     call = None if action is None else _action(action)
     new = out or agent.beside(folder)
     with _stoppable() as interrupted:
@@ -177,7 +189,7 @@ def replay(
     from ..runs import read_meta, restored
 
     meta = read_meta(folder)
-    tape = CassetteModel(cassette or folder / "cassette.jsonl")
+    tape = CassetteModel(cassette or folder / TAPE)
     settings = DarsConfig.model_validate(meta["config"])
     result = agent.run(agent.task_of(meta, folder), tape, settings, out=out)
     before, after = restored(folder, settings.order).tree, result.tree
@@ -210,9 +222,11 @@ def limited(
     for name, value in (("cost_usd", cost), ("steps", steps), ("calls", calls), ("wall_s", wall)):
         if value is not None:
             _set(settings.budget, name, value)
-    for name in ("cost_usd", "steps", "calls", "wall_s"):
+    for name, flag in (("cost_usd", "cost"), ("steps", "steps"), ("calls", "calls"), ("wall_s", "wall")):
         if getattr(settings.budget, name) == 0:
-            raise TaskError(f"a budget of 0 {name.replace('_', ' ')} leaves nothing to do: give more, or no limit")
+            raise TaskError(
+                f"a limit of 0 leaves nothing to do: raise budget.{name} in the configuration, or give --max-{flag}"
+            )
     return settings
 
 
@@ -274,23 +288,23 @@ def _action(text: str) -> dict[str, Any]:
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def _run(
-    task: Any, model: Any, settings: DarsConfig, folder: Path, critic: str | None, workers: int,
-    tell: Callable[[dict[str, Any]], None], interrupted: Callable[[], bool], unknown: bool,
-) -> RunResult:  # fmt: skip
-    from .. import agent
-
-    return agent.run(
-        task, model, settings, None, folder, critic, None, workers, tell, interrupted=interrupted,
-        allow_unknown_price=unknown,
-    )  # fmt: skip
-
-
 def _watched(folder: Path, settings: DarsConfig, work: Callable[[Callable[[dict[str, Any]], None]], RunResult]) -> int:
     """Do the work with a view of the tree, and say what came of it."""
-    with watch(settings, folder) as tell:
-        result = work(tell)
+    try:
+        with watch(settings, folder) as tell:
+            result = work(tell)
+    except ModelError as error:  # what was paid for before is not lost
+        if (folder / "meta.json").exists():
+            raise type(error)(f"{error}; {_go_on(folder)}") from error
+        raise
+    except KeyboardInterrupt:
+        print(_go_on(folder), file=sys.stderr)
+        raise
     return told(result, folder)
+
+
+def _go_on(folder: Path) -> str:
+    return f"saved; go on with: dars resume {shlex.quote(str(folder))}"
 
 
 def told(result: RunResult, folder: Path) -> int:
@@ -304,7 +318,7 @@ def told(result: RunResult, folder: Path) -> int:
         kept = " (not submitted: its path was cut off)" if result.best.auto_submitted else ""
         print(f"patch: {folder / 'patch.diff'}{kept}")
     if result.exit_reason == "interrupted":
-        print(f"saved; go on with: dars resume {shlex.quote(str(folder))}", file=sys.stderr)
+        print(_go_on(folder), file=sys.stderr)
         return 130
     if result.best is not None:
         return 0

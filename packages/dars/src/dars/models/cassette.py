@@ -16,6 +16,8 @@ from ..errors import CassetteMiss, ModelError, TaskError
 from .base import Capabilities, ChatModel, ModelRequest, ModelResponse, ToolCall, Usage
 
 Mode = Literal["replay", "record", "auto"]
+# What differs when the same is done again: times, addresses, and the folder of a workspace that is not closed in.
+VARYING = r"wall time: [^)]*|\b(?:in|after) \d+(?:\.\d+)? ?s\b|\b0x[0-9a-f]{6,}\b|/[^\s\"]*/work-\d+-[0-9a-f]{8}\b"
 
 
 class CassetteModel(ChatModel):
@@ -29,7 +31,8 @@ class CassetteModel(ChatModel):
     path : the file; its first line names the model and what it can do, since requests depend on that.
     inner : who answers what is not recorded.
     mode : "replay" asks nobody; "record" asks ``inner`` always, into a new file; "auto" asks where nothing is recorded.
-    ignore : regular expression; what it matches in a request does not count (times in observations, say).
+    ignore : regular expression; what it matches in a request does not count (times in observations: ``VARYING``). It
+        is kept in the file, and None takes that.
 
     Raises
     ------
@@ -42,12 +45,11 @@ class CassetteModel(ChatModel):
     """
 
     def __init__(
-        self, path: str | Path, inner: ChatModel | None = None, mode: Mode = "replay", *, ignore: str = ""
+        self, path: str | Path, inner: ChatModel | None = None, mode: Mode = "replay", *, ignore: str | None = None
     ) -> None:
         self.path = Path(path)
         self.inner = inner
         self.mode = mode
-        self.ignore = re.compile(ignore) if ignore else None
         self._lock = threading.Lock()
         self._asked: dict[str, int] = {}
         if mode not in ("replay", "record", "auto"):
@@ -63,9 +65,12 @@ class CassetteModel(ChatModel):
         if not head:
             if inner is None:
                 raise TaskError(f"{self.path} is not there or holds nothing, and there is no inner model to ask")
-            head = {"model": inner.name, "capabilities": list(inner.capabilities), "context": inner.context_window}
+            head = {"model": inner.name, "capabilities": list(inner.capabilities), "context": inner.context_window,
+                    "ignore": ignore or ""}  # fmt: skip
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._append([head])
+        pattern = head.get("ignore", "") if ignore is None else ignore
+        self.ignore = re.compile(pattern) if pattern else None
         self.name = str(head["model"])
         self.capabilities = Capabilities(*head["capabilities"])
         self.context_window = head["context"]
@@ -123,7 +128,8 @@ class CassetteModel(ChatModel):
             try:
                 value = json.loads(line)
                 if number == 1:
-                    head = {name: value[name] for name in ("model", "capabilities", "context")}
+                    head = {"ignore": "", **value}
+                    [head[name] for name in ("model", "capabilities", "context")]
                 else:
                     answers[value["key"], value["n"]] = _response(value["response"])
             except (ValueError, KeyError, TypeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,8 @@ class OpenAIModel(ChatModel):
         self.priced = row.input is not None and row.output is not None
         self.capabilities = Capabilities(temperature=True, cache=False, tools=True, count_tokens=False)
         self._errors = openai
+        if base_url is not None and api_key is None and not os.environ.get("OPENAI_API_KEY"):
+            api_key = "none"  # the client insists on one; servers of one's own ask for none
         try:
             self.client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=max_retries)
         except openai.OpenAIError as error:

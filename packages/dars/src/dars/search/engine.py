@@ -147,6 +147,9 @@ class Engine:
             if self.out_of_budget():
                 return None
             tree = self.state.tree
+            for node_id in self.state.forks:  # what a person asked for comes first
+                if node_id not in running:
+                    return node_id
             for node_id in self.state.open:
                 if node_id not in running and not any(self._below(node_id, at) for at in running):
                     return node_id
