@@ -369,7 +369,8 @@ def test_shipped_table_knows_what_an_agent_sees_in_all_single_edits(tasks, table
 def test_every_shipped_task_can_be_resolved_by_its_space_of_edits(tasks, table):
     for task in tasks:
         outcomes = Outcomes(task, table)
-        assert any(outcomes.resolved(outcomes.files(state)) for state in list(outcomes.runs))
+        graded = [state for state, runs in outcomes.runs.items() if {"suite", "hidden"} <= runs.keys()]
+        assert any(outcomes.resolved(outcomes.files(state)) for state in graded)
         assert outcomes.executed == 0
 
 
