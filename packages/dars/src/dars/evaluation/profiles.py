@@ -105,7 +105,7 @@ FULL = replace(
     memory_nodes=1_000,
     worker_step_s=0.2,
     worker_rounds=3,
-    critic_functions=60,
+    critic_functions=30,
 )
 GPU = replace(
     FULL,
