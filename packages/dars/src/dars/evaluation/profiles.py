@@ -138,7 +138,7 @@ FULL = replace(
     ablation_local=4,
     package_tasks=16,
     package_calls=40,
-    critic_functions=60,
+    critic_functions=30,
 )
 GPU = replace(
     FULL,

@@ -21,6 +21,7 @@ from .report import TARGET, Artifact, Claim, Experiment, Metric, bootstrap_inter
 N = 8  # candidates of a selection: the true repair and seven mutants
 HELD_SHARE = 0.2  # of the packages
 HEADS_WIDTH = 64
+RATE = 3e-4 * 512  # over the width: narrower networks bear larger steps (arXiv:2203.03466)
 
 
 def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
@@ -48,7 +49,7 @@ def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     before = scores(verifier, candidates).reshape(-1, N)
     training = train(
         verifier, originals, mutants, owner, rng, pairs=profile.verifier_pairs, seconds=profile.verifier_seconds,
-        steps=profile.verifier_steps,
+        steps=profile.verifier_steps, rate=RATE / width,
     )  # fmt: skip
     after = scores(verifier, candidates).reshape(-1, N)
 

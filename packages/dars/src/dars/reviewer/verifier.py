@@ -46,8 +46,8 @@ class Block(nn.Module):
 class Verifier(nn.Module):
     """Bytes of a function -> score, higher for those without a fault.
 
-    Every byte is given a suspicion; the score is minus the log of the sum of their exponentials, since one suspicious
-    place is enough.
+    Every byte is given a suspicion; the score is minus the log of the mean of their exponentials: one suspicious place
+    is enough, and the length as such does not count.
     """
 
     angles: Tensor
@@ -68,7 +68,7 @@ class Verifier(nn.Module):
         for block in self.blocks:
             x = block(x, real[:, None, None], turn)
         suspicion = self.suspicion(x).squeeze(-1).float().masked_fill(~real, -math.inf)
-        return -suspicion.logsumexp(dim=1)
+        return real.sum(dim=1).log() - suspicion.logsumexp(dim=1)
 
 
 def angles(length: int, width: int) -> Tensor:
