@@ -284,3 +284,39 @@ def test_paths_of_the_file_system_stay_out_of_what_the_model_is_told(tmp_path):
         task(tmp_path, hidden_tests=("test_secret.py::test_x",)), ScriptedModel(policy), SETTINGS, out=tmp_path / "o"
     )
     assert not any("test_secret" in text or str(Path(tmp_path / "o")) in text for text in seen)
+
+
+@pytest.mark.parametrize("limit", range(1, 30))
+def test_no_call_begins_after_the_budget_of_calls_is_spent(tmp_path, limit):
+    """Only those that are asked together may pass it; and what was cut off between draws and critic goes on the same."""
+    asked = []
+
+    def counted(request):
+        asked.append(request.role)
+        return answer(request)
+
+    short = SETTINGS.model_copy(update={"budget": BudgetSection(steps=60, depth=10, calls=limit)})
+    dars.run(task(tmp_path), ScriptedModel(counted), short, memory(), tmp_path / "out")
+    assert len(asked) <= limit + SETTINGS.candidates.k - 1
+    assert len(asked) <= limit or set(asked[limit - 1 :]) == {"candidate"}
+    more = dars.resume(tmp_path / "out", ScriptedModel(answer), SETTINGS, memory())
+    whole = dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS, memory())
+    unpaid = [[{**r, "usage": 0} for r in shape(tree)] for tree in (more.tree, whole.tree)]
+    assert unpaid[0] == unpaid[1]
+
+
+def test_reviewers_calls_count_against_the_budget_while_they_ask(tmp_path):
+    asked = []
+
+    def counted(request):
+        asked.append(request.role)
+        return "no verdict" if request.role == "review" else answer(request)
+
+    settings = SETTINGS.model_copy(update={"review": ReviewSection(reviewers=["llm"], mode="pairwise", n_orders=8)})
+    dars.run(task(tmp_path), ScriptedModel(counted), settings, memory())
+    searching = len(asked) - asked.count("review")
+    assert asked.count("review") == 4  # both orders of two patches, and each again
+    asked.clear()
+    settings = settings.model_copy(update={"budget": BudgetSection(steps=60, depth=10, calls=searching + 1)})
+    dars.run(task(tmp_path), ScriptedModel(counted), settings, memory())
+    assert asked.count("review") == 2  # those that were asked together

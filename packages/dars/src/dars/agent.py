@@ -25,7 +25,7 @@ from .models.choose import make_model
 from .prompts import make_prompts
 from .reviewer import Case, Review, Reviewer, make_reviewer, ranking, review_json, scored
 from .runs import Event, finish, read_meta, recorded, restored
-from .search.engine import Engine, Spent
+from .search.engine import Engine
 from .search.state import SearchState
 from .search.values import judged, passing_share
 from .storage import EVENTS, EventLog, write_atomic
@@ -277,11 +277,11 @@ def _conclude(task: Task, engine: Engine, judge: Reviewer, reason: str, folder: 
     base = state.tree.root.snapshot
     workspace.restore(base)
     found = harvest(state.tree, workspace.list_files(), config.harvest_unsubmitted)
-    spent = Spent()
-    case = Case(task, found, state.tree, workspace, base, spent.add, engine.out_of_budget)
-    review = judge.review(case) if found else Review(())
-    if spent.calls:
-        engine.emit({"type": "spent", **spent.take()})
+    with engine.spending() as spent:
+        case = Case(task, found, state.tree, workspace, base, spent.add, engine.out_of_budget)
+        review = judge.review(case) if found else Review(())
+        if spent.calls:
+            engine.emit({"type": "spent"}, spent)
     order = ranking(review.scores, found)
     marked = scored(case, review, judge.name)
     ranked = [marked[place] for place in order]

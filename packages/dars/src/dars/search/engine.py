@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -20,7 +21,7 @@ from ..aci.base import State, Tool
 from ..aci.effects import contents, effect_kind
 from ..config import DarsConfig
 from ..env.base import Environment
-from ..errors import EnvError
+from ..errors import EnvError, ModelError
 from ..models.base import NOTHING, ChatModel, ModelRequest, ModelResponse, ToolCall, Usage, add_costs, answered
 from ..policy import KINDS
 from ..tree import Node, Tree
@@ -93,6 +94,7 @@ class Engine:
         self.state.order = self.config.order
         self.lock = threading.RLock()
         self._news: SimpleQueue[None] = SimpleQueue()
+        self._spending: list[Spent] = []  # what no event has told yet counts against the budget too
         self.stopped = ""  # why no further model call may be made
         self._started = self.clock()
         root = self.state.tree.root
@@ -174,8 +176,11 @@ class Engine:
 
     def _job(self, start: int, env: Environment) -> None:
         """From a node to the end of its path; a workspace that fails ends the path, not the search."""
-        spent = Spent()
         cur = self.state.tree.nodes[start]
+        with self.spending() as spent:
+            self._walk(cur, start, env, spent)
+
+    def _walk(self, cur: Node, start: int, env: Environment, spent: Spent) -> None:
         try:
             tools: State = restore(self.state.tree, start, env, self.tools)
             files: Files = contents(env) if self.config.kind_source == "effect" else {}
@@ -184,7 +189,7 @@ class Engine:
                     self._end(cur, "exit_depth", env, spent)
                     return
                 if self._far(start, cur):
-                    self.emit({"type": "pause", "node": cur.id, **spent.take()})
+                    self.emit({"type": "pause", "node": cur.id}, spent)
                     return
                 if self.out_of_budget():
                     return
@@ -194,6 +199,9 @@ class Engine:
                 cur, tools, files = self._step(cur, choice, env, tools, files, spent)
         except EnvError as error:
             self._fail(cur, error, spent)
+        except ModelError:
+            self.emit({"type": "spent"}, spent)  # paid for, although the search ends here
+            raise
 
     def _choose(self, cur: Node, env: Environment, spent: Spent) -> Choice | None:
         """The next action; None where the path ends, or an alternative is not to be had."""
@@ -217,9 +225,9 @@ class Engine:
         )
         if response is None:
             if exit == "stopped":
-                self.emit({"type": "spent", **spent.take()})
+                self.emit({"type": "spent"}, spent)
             elif cur.children:
-                self.emit({"type": "exhausted", "node": cur.id, "rejected": [{"reason": exit}], **spent.take()})
+                self.emit({"type": "exhausted", "node": cur.id, "rejected": [{"reason": exit}]}, spent)
             else:
                 self._end(cur, exit, env, spent)
             return None
@@ -234,9 +242,9 @@ class Engine:
         )  # fmt: skip
         if drawn.choice is None:
             if drawn.stopped:
-                self.emit({"type": "spent", **spent.take()})
+                self.emit({"type": "spent"}, spent)
             else:
-                self.emit({"type": "exhausted", "node": cur.id, "rejected": drawn.rejected, **spent.take()})
+                self.emit({"type": "exhausted", "node": cur.id, "rejected": drawn.rejected}, spent)
         return drawn.choice
 
     def _step(
@@ -290,7 +298,7 @@ class Engine:
         }  # fmt: skip
         with self.lock:
             node.id = len(self.state.tree)  # ids count the nodes
-            made = self.emit({**event, "node": node.record(), **spent.take()})
+            made = self.emit({**event, "node": node.record()}, spent)
         assert made is not None
         return made, tools, files
 
@@ -304,9 +312,9 @@ class Engine:
         """The workspace failed at a node: its path ends, or the alternative that was to begin there is dropped."""
         if cur.children:
             dropped = [{"reason": f"exit_env: {error}"}]
-            self.emit({"type": "exhausted", "node": cur.id, "rejected": dropped, **spent.take()})
+            self.emit({"type": "exhausted", "node": cur.id, "rejected": dropped}, spent)
         else:
-            self.emit({"type": "end", "node": cur.id, "exit": "exit_env", "detail": str(error), **spent.take()})
+            self.emit({"type": "end", "node": cur.id, "exit": "exit_env", "detail": str(error)}, spent)
 
     # --- states -----------------------------------------------------------------------------------------------------
 
@@ -324,15 +332,15 @@ class Engine:
 
     def _end(self, node: Node, exit: str, env: Environment, spent: Spent) -> None:
         patch = env.diff() if self.config.harvest_unsubmitted else ""
-        self.emit({"type": "end", "node": node.id, "exit": exit, "patch": patch, **spent.take()})
+        self.emit({"type": "end", "node": node.id, "exit": exit, "patch": patch}, spent)
 
     def _value(self, leaf: Node) -> float:
         """What a leaf is worth, asked once."""
         if leaf.id not in self.state.values:
             assert self.value is not None
-            spent = Spent()
-            worth = self.value(leaf, spent.add)
-            self.emit({"type": "value", "node": leaf.id, "value": worth, **spent.take()})
+            with self.spending() as spent:
+                worth = self.value(leaf, spent.add)
+                self.emit({"type": "value", "node": leaf.id, "value": worth}, spent)
         return self.state.values[leaf.id]
 
     # --- budget -----------------------------------------------------------------------------------------------------
@@ -342,6 +350,8 @@ class Engine:
         with self.lock:
             budget, state = self.config.budget, self.state
             steps, calls, cost = state.before
+            calls -= sum(spent.calls for spent in self._spending)
+            cost -= sum(spent.cost_usd or 0.0 for spent in self._spending)
             if self.stopped:
                 return True
             if self.interrupted():
@@ -356,9 +366,22 @@ class Engine:
                 self.stopped = "wall time"
             return bool(self.stopped)
 
-    def emit(self, event: Event) -> Node | None:
-        """Log an event and take it in; returns the node of a step."""
+    @contextmanager
+    def spending(self) -> Iterator[Spent]:
+        """What counts the calls of one piece of work, against the budget from the first on."""
+        spent = Spent()
         with self.lock:
+            self._spending.append(spent)
+        try:
+            yield spent
+        finally:
+            with self.lock:
+                self._spending = [other for other in self._spending if other is not spent]
+
+    def emit(self, event: Event, spent: Spent | None = None) -> Node | None:
+        """Log an event, with what was spent on it, and take it in; returns the node of a step."""
+        with self.lock:
+            event = event if spent is None else {**event, **spent.take()}
             if self.log is not None:
                 self.log(event)
             made = self.state.apply(event)

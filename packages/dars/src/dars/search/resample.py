@@ -116,6 +116,8 @@ def resample(
     if not candidates:
         return Drawn(None, rejected)
     verdict = _judge(critic, prompts, tree, node, candidates, config, spent, stop)
+    if verdict is None:  # drawn again when the search goes on: what is chosen must not depend on when it was cut off
+        return Drawn(None, rejected, stopped=True)
     call, response = candidates[verdict["index"]]
     expansion = {
         "candidates": [{"tool": c.name, "args": c.input, "text": r.text} for c, r in candidates],
@@ -193,8 +195,11 @@ def _judge(
     config: DarsConfig,
     spent: Callable[[ModelResponse], None],
     stop: Callable[[], bool],
-) -> dict[str, Any]:
-    """{reply, index, fallback}: which candidate to take; the first, marked as a fallback, if no index can be read."""
+) -> dict[str, Any] | None:
+    """{reply, index, fallback}: which candidate to take; the first, marked as a fallback, if no index can be read.
+
+    None where the budget ends first.
+    """
     if len(candidates) == 1:
         return {"reply": "", "index": 0, "fallback": False}
     shown = [{"tool": call.name, "args": call.input, "text": response.text} for call, response in candidates]
@@ -211,7 +216,7 @@ def _judge(
     reply = ""
     for sample in range(2):
         if stop():
-            break
+            return None
         response = critic.complete(
             ModelRequest(
                 "critic", tree.indices(node.id), 2 * (len(node.children) - 1) + sample, prompts.system if full else "",
