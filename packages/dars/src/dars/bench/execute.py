@@ -146,12 +146,15 @@ class Worker:
         source = Path(__file__).with_name("worker.py").read_text(encoding="utf-8")
         limits = Limits()
         line = limits.wrap(["python", "-c", source], DAY)
-        if kind == "bwrap":
-            line = bubblewrap(line, folder, folder, False, limits.memory_mb)
-        elif kind == "unshare":
-            line = unshare(line, folder, folder, False, limits.memory_mb, private)
+        with own_python():
+            if kind == "bwrap":
+                line = bubblewrap(line, folder, folder, False, limits.memory_mb)
+            elif kind == "unshare":
+                line = unshare(line, folder, folder, False, limits.memory_mb, private)
+        with own_python():
+            environment = clean_environment(private if kind == "none" else None)
         process = subprocess.Popen(
-            line, cwd=folder, env=clean_environment(private if kind == "none" else None), text=True,
+            line, cwd=folder, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         self._stack.callback(_end, process)

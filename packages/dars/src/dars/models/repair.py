@@ -25,6 +25,7 @@ from .repair_source import Change, File, Function, Replacement, changed_lines, c
 NEEDED = frozenset({"search_repo", "search_dir", "open", "create", "append", "edit", "undo_edit", "bash", "run_tests"})
 MOST_LOOKS = 10  # searches and windows before a change, and after each
 MOST_SEARCHES = 5
+SUBMITTED = re.compile(r"<submitted>.*?</submitted>")
 REACH = 2  # score of a function that the issue names; one less for every call between
 KEPT = 4096  # prefixes remembered
 NOTHING_SHOWN = 'print("no failure")\n'
@@ -332,7 +333,8 @@ def _grown(at: _Prefix, block: Block) -> _Prefix:
             state = state._replace(issue=read_issue(block["text"]))
         elif "<attempt number=" in block["text"]:
             state = told(state, block["text"])
-            told_of = without_place(VARYING.sub("", told_of), state.script)
+            # Diffs of two kinds of workspace have the same lines, but not the same heads and context.
+            told_of = without_place(VARYING.sub("", SUBMITTED.sub("", told_of)), state.script)
     return _Prefix(state, hashlib.blake2b(at.digest + told_of.encode()).digest())
 
 
