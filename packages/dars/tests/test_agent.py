@@ -288,7 +288,7 @@ def test_paths_of_the_file_system_stay_out_of_what_the_model_is_told(tmp_path):
 
 @pytest.mark.parametrize("limit", range(1, 30))
 def test_no_call_begins_after_the_budget_of_calls_is_spent(tmp_path, limit):
-    """Only those that are asked together may pass it; and what was cut off between draws and critic goes on the same."""
+    """Only those that are asked together may pass it; what was cut off between draws and critic goes on the same."""
     asked = []
 
     def counted(request):
