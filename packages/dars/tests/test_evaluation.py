@@ -23,7 +23,8 @@ from dars.search import simulate_skeleton
 from dars.tree import Node, Tree
 
 TINY = replace(
-    QUICK, flips=4_000, random_trees=15, map_points=5, restore_files=20, restore_depths=(1, 2, 6), restore_rounds=2,
+    QUICK, experiments=("traversal", "restore", "ledger", "overhead"),  # for the others see test_trials
+    flips=4_000, random_trees=15, map_points=5, restore_files=20, restore_depths=(1, 2, 6), restore_rounds=2,
     snapshot_files=30, ledger_gaps=(3, 1, 2, 4, 0), ledger_chars=800, ledger_high=800, ledger_low=300,
     log_scales=(0.1, 1), log_chars=300, memory_nodes=60, worker_step_s=0.0,
 )  # fmt: skip
