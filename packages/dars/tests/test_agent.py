@@ -320,3 +320,33 @@ def test_reviewers_calls_count_against_the_budget_while_they_ask(tmp_path):
     settings = settings.model_copy(update={"budget": BudgetSection(steps=60, depth=10, calls=searching + 1)})
     dars.run(task(tmp_path), ScriptedModel(counted), settings, memory())
     assert asked.count("review") == 2  # those that were asked together
+
+
+def test_forked_action_comes_before_paths_that_the_budget_had_cut_off(tmp_path):
+    work, out = task(tmp_path), tmp_path / "out"
+    short = SETTINGS.model_copy(update={"budget": BudgetSection(steps=2, depth=10)})
+    dars.run(work, ScriptedModel(answer), short, memory(), out)
+    one = SETTINGS.model_copy(update={"budget": BudgetSection(steps=1, depth=10)})
+    forked = dars.fork(out, 0, action=RIGHT, model=ScriptedModel(answer), env=memory(), config=one)
+    assert [(n.parent, n.args) for n in forked.tree.nodes.values() if "forked" in n.flags] == [(0, RIGHT.input)]
+
+
+def test_fork_where_no_action_can_follow_is_refused(tmp_path):
+    work, out = task(tmp_path), tmp_path / "out"
+    low = SETTINGS.model_copy(update={"budget": BudgetSection(steps=20, depth=2)})
+    before = dars.run(work, ScriptedModel(answer), low, memory(), out)
+    deep = next(node.id for node in before.tree.nodes.values() if node.depth == 2)
+    with pytest.raises(TaskError, match="limit of 2 actions"):
+        dars.fork(out, deep, action=ToolCall("submit"), model=ScriptedModel(answer), env=memory())
+    deeper = dars.fork(out, deep, action=ToolCall("submit"), model=ScriptedModel(answer), env=memory(), config=SETTINGS)
+    assert "forked" in deeper.tree.children(deep)[0].flags
+
+
+def test_run_cut_off_before_its_first_event_goes_on(tmp_path):
+    work, out = task(tmp_path), tmp_path / "out"
+    whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out)
+    (out / EVENTS).unlink()
+    assert shape(dars.resume(out, ScriptedModel(answer), env=memory()).tree) == shape(whole.tree)
+    (out / "meta.json").unlink()
+    with pytest.raises(TaskError, match="meta.json is missing"):
+        dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out)

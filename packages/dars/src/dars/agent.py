@@ -220,7 +220,10 @@ def fork(
         if not isinstance(action.get("tool"), str) or not isinstance(action.get("args", {}), Mapping):
             raise TaskError('an action has the form {"tool": "edit", "args": {...}}')
         given = {"name": action["tool"], "input": dict(action.get("args", {}))}
-    known = registry(DarsConfig.model_validate(meta["config"]).aci)
+    config: DarsConfig = run_kwargs.get("config") or DarsConfig.model_validate(meta["config"])
+    if node.depth >= config.budget.depth:
+        raise TaskError(f"node {node_id} lies at the limit of {config.budget.depth} actions: raise budget.depth")
+    known = registry(config.aci)
     if given is not None and given["name"] not in known:
         raise TaskError(f"there is no tool {given['name']!r} to act with; there are {', '.join(sorted(known))}")
     event = {"type": "fork", "node": node_id, "hint": hint, "action": given}

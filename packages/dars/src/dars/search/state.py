@@ -93,9 +93,11 @@ class SearchState:
             node.exit, node.terminal = str(event["exit"]), True
             node.patch = event.get("patch", node.patch)
             self.open.pop(node.id, None)
+            self.forks.pop(node.id, None)
         elif kind == "pause":
             self.tree.nodes[int(event["node"])].exit = PAUSED
             self.open.pop(int(event["node"]), None)
+            self.forks.pop(int(event["node"]), None)
         elif kind == "reopen":
             self._reopen(self.tree.nodes[int(event["node"])])
         elif kind == "fork":
