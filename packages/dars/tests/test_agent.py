@@ -348,5 +348,5 @@ def test_run_cut_off_before_its_first_event_goes_on(tmp_path):
     (out / EVENTS).unlink()
     assert shape(dars.resume(out, ScriptedModel(answer), env=memory()).tree) == shape(whole.tree)
     (out / "meta.json").unlink()
-    with pytest.raises(TaskError, match="meta.json is missing"):
+    with pytest.raises(TaskError, match=r"meta\.json is missing"):
         dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out)

@@ -460,7 +460,7 @@ def test_files_are_read_written_and_removed_through_links_that_stay_inside(env):
     for call in (env.read_file, env.remove_file):
         with pytest.raises(EnvError, match=r"no/such\.py: No such file"):
             call("no/such.py")
-    with pytest.raises(EnvError, match="cannot write pkg: Is a directory"):
+    with pytest.raises(EnvError, match="cannot write pkg: "):
         env.write_file("pkg", b"1")
 
 
