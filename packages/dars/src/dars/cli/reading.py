@@ -61,8 +61,8 @@ def export(
 
         identity = str(read_meta(run)["task"]["id"])
         patch = run / "patch.diff"
-        row = {"instance_id": identity, "model_name_or_path": name,
-               "model_patch": patch.read_text(encoding="utf-8") if patch.exists() else ""}  # fmt: skip
+        text = patch.read_bytes().decode("utf-8", "surrogateescape") if patch.exists() else ""
+        row = {"instance_id": identity, "model_name_or_path": name, "model_patch": text}
         text = json.dumps(row) + "\n"
     else:
         text = exported(found, form)

@@ -188,7 +188,7 @@ class Engine:
                 if cur.depth >= self.config.budget.depth:
                     self._end(cur, "exit_depth", env, spent)
                     return
-                if self._far(start, cur):
+                if self._far(cur):
                     self.emit({"type": "pause", "node": cur.id}, spent)
                     return
                 if self.out_of_budget():
@@ -302,10 +302,10 @@ class Engine:
         assert made is not None
         return made, tools, files
 
-    def _far(self, start: int, cur: Node) -> bool:
+    def _far(self, cur: Node) -> bool:
         """Whether a rollout of "mcts" is long enough."""
         limit = self.config.rollout
-        began = self.state.tree.nodes[start].depth
+        began = self.state.began.get(cur.id, cur.depth)
         return self.config.strategy == "mcts" and limit is not None and cur.depth - began >= limit
 
     def _fail(self, cur: Node, error: EnvError, spent: Spent) -> None:

@@ -49,6 +49,7 @@ class SearchState:
     steps, calls, usage, cost_usd : spent so far; cost_usd is None once a price was unknown.
     before : (steps, calls, cost_usd) at the last fork, which do not count against its budget.
     forks : node -> {"hint", "action"} that a person gave for the next action there.
+    began : unfinished node -> depth at which the walk to it began.
     values : node -> what a leaf was found to be worth.
     cache_misses : the provider's reasons why a prefix was not reused, and how often.
     """
@@ -65,6 +66,7 @@ class SearchState:
     cost_usd: float | None = 0.0
     before: tuple[int, int, float] = (0, 0, 0.0)
     forks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    began: dict[int, int] = field(default_factory=dict)
     values: dict[int, float] = field(default_factory=dict)
     cache_misses: Counter[str] = field(default_factory=Counter)
 
@@ -117,6 +119,7 @@ class SearchState:
             self._drop(parent.id)
         self.open.pop(parent.id, None)
         self.forks.pop(parent.id, None)
+        began = self.began.pop(parent.id, parent.depth)
         self.tree.add(node)
         for _ in range(int(event.get("pushed", 0))):
             self._owe(parent)
@@ -124,12 +127,14 @@ class SearchState:
             self.expansions.append(Expansion(parent.id, parent.depth, node.kind))
         if not node.terminal:
             self.open[node.id] = None
+            self.began[node.id] = parent.depth if node.child_index else began
         self.steps += 1
         return node
 
     def _reopen(self, node: Node) -> None:
         node.exit, node.terminal, node.patch = "", False, ""
         self.open[node.id] = None
+        self.began[node.id] = node.depth
 
     def _fork(self, node: Node, event: Mapping[str, Any]) -> None:
         self.before = (self.steps, self.calls, self.cost_usd or 0.0)
