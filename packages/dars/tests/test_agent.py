@@ -350,3 +350,23 @@ def test_run_cut_off_before_its_first_event_goes_on(tmp_path):
     (out / "meta.json").unlink()
     with pytest.raises(TaskError, match=r"meta\.json is missing"):
         dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out)
+
+
+def test_rollouts_cut_off_at_any_event_are_as_long_as_if_they_had_not_been(tmp_path):
+    def worker(request):
+        if request.role == "review":
+            return f"<score>{len(request.path) * 7 % 100}</score>"
+        return ToolCall("create", {"path": f"a{request.sample}{len(request.path)}.py", "content": "x = 1\n"})
+
+    settings = SETTINGS.model_copy(
+        update={"strategy": "mcts", "value": "model", "rollout": 2, "max_children": 2, "budget": BudgetSection(depth=4)}
+    )
+    whole = dars.run(task(tmp_path), ScriptedModel(worker), settings, memory(), tmp_path / "whole")
+    assert whole.exit_reason == "done"
+    lines = (tmp_path / "whole" / EVENTS).read_bytes().splitlines(keepends=True)
+    for kept in range(1, len(lines)):
+        cut = tmp_path / f"cut{kept}"
+        shutil.copytree(tmp_path / "whole", cut)
+        (cut / EVENTS).write_bytes(b"".join(lines[:kept]))
+        again = dars.resume(cut, ScriptedModel(worker), env=memory())
+        assert shape(again.tree) == shape(whole.tree)

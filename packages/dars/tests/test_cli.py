@@ -146,6 +146,16 @@ def test_saved_run_is_told_shown_and_exported(dars, saved, tmp_path):
     assert files(out) == before
 
 
+def test_exported_prediction_keeps_the_line_ends_of_the_patch(dars, saved, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(saved[1], copy)
+    patch = (copy / "patch.diff").read_bytes().replace(b" a or b\n", b" a or b\r\n")
+    assert b"\r\n" in patch
+    (copy / "patch.diff").write_bytes(patch)
+    row = json.loads(dars("export", copy, "--to", "-", "--format", "predictions")[1])
+    assert row["model_patch"].encode() == patch
+
+
 def test_recording_replayed_gives_the_same_tree(dars, saved, tmp_path):
     _, out, _ = saved
     nodes = json.loads((out / "tree.json").read_text())["nodes"]
