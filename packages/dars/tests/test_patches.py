@@ -88,6 +88,16 @@ def test_cleaning_keeps_what_belongs_to_the_answer(case):
     assert result.patch == "".join(sections)  # verbatim
 
 
+def test_file_that_was_moved_is_kept_at_its_new_place():
+    """A diff without detection of renames says deleted and new."""
+    section = "diff --git a/{0} b/{0}\n{1} file mode 100644\nindex 1..2\n--- {2}\n+++ {3}\n@@ {4} @@\n{5}x\n{5}y\n"
+    gone = section.format("pkg/a.html", "deleted", "a/pkg/a.html", "/dev/null", "-1,2 +0,0", "-")
+    there = section.format("pkg/b.html", "new", "/dev/null", "b/pkg/b.html", "-0,0 +1,2", "+")
+    other = there.replace("b.html", "c.html").replace("+y", "+z")
+    assert clean_patch(gone + there + other, ["pkg/a.html"]).patch == gone + there
+    assert clean_patch(there, ["pkg/a.html"]).patch == ""
+
+
 def test_deleted_sources_stay_and_files_named_as_created_count_as_new():
     patch = diff_with({}, gone=["src/pkg/sub/deep.py"])
     assert clean_patch(patch, BASE).patch == patch

@@ -130,6 +130,11 @@ def clean_patch(patch: str, base_files: Iterable[str], created: Iterable[str] = 
     packages = {posixpath.dirname(path) for path in base if posixpath.basename(path) == "__init__.py"}
     packages |= {posixpath.dirname(found[i].path) for i in waiting if found[i].path.endswith("/__init__.py")}
     asking = list(kept)
+    gone = {_content(found[i]) for i in kept if found[i].status == "deleted"}
+    moved = [i for i in waiting if _content(found[i]) in gone and found[i].added]  # else its old place alone is emptied
+    waiting = [i for i in waiting if i not in moved]
+    kept += moved
+    asking += moved
     while asking:  # what a kept file refers to is kept, and may refer to others
         texts = [found[i] for i in asking]
         asking = [
@@ -207,6 +212,11 @@ def _unquoted(text: str) -> str:
 
 
 # --- references -------------------------------------------------------------------------------------------------------
+
+
+def _content(change: Change) -> tuple[str, ...]:
+    """Lines of a file that was added or deleted, without their sign."""
+    return tuple(line[1:] for line in change.section.partition("\n@@ ")[2].split("\n")[1:])
 
 
 def _in_source(path: str, folders: set[str], packages: set[str]) -> bool:
