@@ -24,7 +24,7 @@ from .models.base import ChatModel, ToolCall, Usage
 from .models.choose import make_model
 from .prompts import make_prompts
 from .reviewer import Case, Review, Reviewer, make_reviewer, ranking, review_json, scored
-from .runs import Event, finish, read_meta, recorded, restored
+from .runs import Event, config_of, finish, read_meta, recorded, restored
 from .search.engine import Engine
 from .search.state import SearchState
 from .search.values import judged, passing_share
@@ -100,9 +100,9 @@ def run(
     config = (config or DarsConfig()).model_copy(deep=True)
     config.workers = max(workers, config.workers)
     said = {"model": called or _named(model), "critic": _named(critic) if critic is not None else config.critic.model}
-    asked = make_model(model) if isinstance(model, str) else model
+    asked = _made(model)
     critic = config.critic.model if critic is None else critic
-    chooser = make_model(critic) if isinstance(critic, str) else critic
+    chooser = None if critic is None else _made(critic)
     for known in (asked, *([chooser] if chooser is not None else [])):
         if config.budget.cost_usd is not None and not known.priced and not allow_unknown_price:
             raise TaskError(
@@ -145,7 +145,7 @@ def resume(
         if not isinstance(meta["critic"], str):
             raise TaskError(f"{out} began with a critic that no file can hold: give the critic")
         run_kwargs["critic"] = meta["critic"]
-    config = DarsConfig.model_validate(meta["config"]) if config is None else config
+    config = config_of(meta) if config is None else config
     return run(task_of(meta, out), model, config, env, out, **run_kwargs)
 
 
@@ -164,9 +164,9 @@ def review(
     config : whose ``review`` and ``budget`` count; default: that of the run. The budget counts anew.
     """
     meta = read_meta(out)
-    config = DarsConfig.model_validate(meta["config"]) if config is None else config
+    config = config_of(meta) if config is None else config
     task, folder = task_of(meta, out), Path(out)
-    asked = make_model(model_of(meta, out)) if model is None else make_model(model) if isinstance(model, str) else model
+    asked = _made(model_of(meta, out) if model is None else model)
     judge = reviewer or make_reviewer(config.review, asked, config.seed)
     with (
         recorded(folder, {"issue": task.issue}, config) as (state, keep),
@@ -220,7 +220,7 @@ def fork(
         if not isinstance(action.get("tool"), str) or not isinstance(action.get("args", {}), Mapping):
             raise TaskError('an action has the form {"tool": "edit", "args": {...}}')
         given = {"name": action["tool"], "input": dict(action.get("args", {}))}
-    config: DarsConfig = run_kwargs.get("config") or DarsConfig.model_validate(meta["config"])
+    config: DarsConfig = run_kwargs.get("config") or config_of(meta)
     if node.depth >= config.budget.depth:
         raise TaskError(f"node {node_id} lies at the limit of {config.budget.depth} actions: raise budget.depth")
     known = registry(config.aci)
@@ -288,7 +288,6 @@ def _conclude(task: Task, engine: Engine, judge: Reviewer, reason: str, folder: 
     order = ranking(review.scores, found)
     marked = scored(case, review, judge.name)
     ranked = [marked[place] for place in order]
-    state.tree.meta = {**state.tree.meta, "policy": config.policy.model_dump(), "issue": task.issue}
     best = ranked[0] if ranked else None
     result = RunResult(state.tree, ranked, best, state.usage, state.cost_usd, reason, folder)
     if folder is not None:
@@ -366,6 +365,10 @@ def _write(folder: Path, result: RunResult, state: SearchState, review: Review, 
 
 
 # --- what meta.json says ----------------------------------------------------------------------------------------------
+
+
+def _made(model: ChatModel | str) -> ChatModel:
+    return make_model(model) if isinstance(model, str) else model
 
 
 def _named(model: ChatModel | str | None) -> dict[str, Any] | str | None:

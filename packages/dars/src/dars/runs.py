@@ -68,6 +68,7 @@ def recorded(
     on_event : is told every event after it was kept.
     """
     state = SearchState(order=config.order)
+    state.tree.meta = {"policy": config.policy.model_dump(), "issue": about["issue"]}
     log, begun = None, False
     if out is not None:
         begun = _begin(Path(out), about, config)
@@ -120,6 +121,11 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise TreeFormatError(f"{folder} holds no run: meta.json is missing or damaged") from error
     return meta
+
+
+def config_of(meta: Mapping[str, Any]) -> DarsConfig:
+    """The configuration that ``meta.json`` describes."""
+    return DarsConfig.model_validate(meta["config"])
 
 
 def _begin(folder: Path, about: Mapping[str, Any], config: DarsConfig) -> bool:

@@ -151,7 +151,6 @@ class Worker:
                 line = bubblewrap(line, folder, folder, False, limits.memory_mb)
             elif kind == "unshare":
                 line = unshare(line, folder, folder, False, limits.memory_mb, private)
-        with own_python():
             environment = clean_environment(private if kind == "none" else None)
         process = subprocess.Popen(
             line, cwd=folder, env=environment, text=True,

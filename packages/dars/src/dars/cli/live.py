@@ -12,9 +12,10 @@ from typing import Any
 from ..config import DarsConfig
 from ..runs import restored
 from ..search.state import SearchState
+from ..tree import LETTERS
 
 EVERY_S = 60.0
-SYMBOLS = {"create": "c", "append": "a", "edit": "e", "insert": "i", "submit": "s"}
+SYMBOLS = {**LETTERS, "insert": "i"}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 
 from ..config import DarsConfig
 from ..errors import TaskError
-from .running import AgainOption, CostOption, FolderArgument, RowsOption, limited, model_named, told
+from .running import AgainOption, CostOption, FolderArgument, RowsOption, limited, model_again, model_named, told
 
 if TYPE_CHECKING:
     from ..reviewer import Labelled
@@ -40,16 +40,15 @@ def review(
 ) -> int:
     """Rank the candidates of a run again."""
     from .. import agent
-    from ..models import make_model
     from ..reviewer import make_reviewer
-    from ..runs import read_meta
+    from ..runs import config_of, read_meta
 
     meta = read_meta(folder)
-    settings = limited(DarsConfig.model_validate(meta["config"]), max_cost, None, None, None)
+    settings = limited(config_of(meta), max_cost, None, None, None)
     changed = {"reviewers": reviewer or None, "weights": weight or None, "mode": mode, "n_orders": orders}
     section = {**settings.review.model_dump(), **{k: v for k, v in changed.items() if v is not None}}
     settings = DarsConfig.model_validate({**settings.model_dump(), "review": section})
-    asked = make_model(agent.model_of(meta, folder)) if model is None else model_named(model, rows)
+    asked = model_again(meta, folder, model, rows)
     judge = make_reviewer(settings.review, asked, settings.seed, batch=folder / "batches" if batch else None)
     result = agent.review(folder, asked, settings, reviewer=judge)
     for place, candidate in enumerate(result.candidates, start=1):
@@ -84,22 +83,19 @@ def evaluate(
     model: Annotated[
         Path | None, typer.Option("--model", help="A fitted reviewer; default: those that need none.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the random reviewer.")] = 0,
 ) -> None:
     """Share of the mixed cases in which a reviewer puts a resolving candidate first, beside chance."""
-    from ..reviewer import LearnedReviewer, ranking, read_labelled
+    from ..reviewer import LearnedReviewer, read_labelled
 
     cases = [case for case in read_labelled(labelled) if case.mixed]
     if not cases:
         raise TaskError(f"{labelled} holds no case with both candidates that resolve the issue and others")
     chance = sum(sum(case.resolved) / len(case.resolved) for case in cases) / len(cases)
     found = {"chance": chance}
-    first = [case.resolved[ranking([0.0] * len(case.candidates), case.candidates)[0]] for case in cases]
-    found["multiplicity"] = sum(first) / len(cases)
+    found["multiplicity"] = sum(case.first_right([0.0] * len(case.candidates)) for case in cases) / len(cases)
     if model is not None:
         learned = LearnedReviewer.load(model)
-        best = [case.resolved[ranking(learned.scores(case), case.candidates)[0]] for case in cases]
-        found["learned"] = sum(best) / len(cases)
+        found["learned"] = sum(case.first_right(learned.scores(case)) for case in cases) / len(cases)
     print(f"{len(cases)} mixed cases")
     for name, share in found.items():
         print(f"{name:<14} {share:.3f}")

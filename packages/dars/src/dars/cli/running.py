@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,11 +128,11 @@ def resume(
     """Go on with a run that was cut off, or with one whose budget ended (give a larger one)."""
     from .. import agent
     from ..models import CassetteModel
-    from ..runs import read_meta
+    from ..runs import config_of, read_meta
 
     meta = read_meta(folder)
-    settings = limited(DarsConfig.model_validate(meta["config"]), max_cost, max_steps, max_calls, max_wall)
-    given = model_named(agent.model_of(meta, folder) if model is None else model, rows)
+    settings = limited(config_of(meta), max_cost, max_steps, max_calls, max_wall)
+    given = model_again(meta, folder, model, rows)
     if (folder / TAPE).exists():
         given = CassetteModel(folder / TAPE, given, "auto")
     with _stoppable() as interrupted:
@@ -161,11 +161,11 @@ def fork(
 ) -> int:
     """Go back to a node of a saved run and try something else there, in a copy of the run."""
     from .. import agent
-    from ..runs import read_meta
+    from ..runs import config_of, read_meta
 
     meta = read_meta(folder)
-    settings = limited(DarsConfig.model_validate(meta["config"]), max_cost, max_steps, max_calls, None)
-    given = model_named(agent.model_of(meta, folder) if model is None else model, rows)
+    settings = limited(config_of(meta), max_cost, max_steps, max_calls, None)
+    given = model_again(meta, folder, model, rows)
     call = None if action is None else _action(action)
     new = out or agent.beside(folder)
     with _stoppable() as interrupted:
@@ -186,11 +186,11 @@ def replay(
     """Do a recorded run again, without its provider, and say whether the same tree comes out."""
     from .. import agent
     from ..models import CassetteModel
-    from ..runs import read_meta, restored
+    from ..runs import config_of, read_meta, restored
 
     meta = read_meta(folder)
     tape = CassetteModel(cassette or folder / TAPE)
-    settings = DarsConfig.model_validate(meta["config"])
+    settings = config_of(meta)
     result = agent.run(agent.task_of(meta, folder), tape, settings, out=out)
     before, after = restored(folder, settings.order).tree, result.tree
     for number, node in before.nodes.items():
@@ -270,6 +270,13 @@ def model_named(name: str, rows: Path | None) -> ChatModel:
     from ..models import make_model, read_rows
 
     return make_model(name, None if rows is None else read_rows(rows))
+
+
+def model_again(meta: Mapping[str, Any], folder: Path, name: str | None, rows: Path | None) -> ChatModel:
+    """The model of a name, or without one that of a run."""
+    from ..agent import model_of
+
+    return model_named(model_of(meta, folder) if name is None else name, rows)
 
 
 def _action(text: str) -> dict[str, Any]:

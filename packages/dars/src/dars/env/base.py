@@ -19,6 +19,12 @@ class ExecResult(NamedTuple):
     wall_s: float = 0.0
 
 
+def check_limits(timeout: float, memory_mb: int, max_procs: int, max_file_mb: int, output_chars: int) -> None:
+    """EnvError if a workspace is asked for with a limit that lets nothing run."""
+    if timeout <= 0 or min(memory_mb, max_procs, max_file_mb, output_chars) < 1:
+        raise EnvError("timeout, memory_mb, max_procs, max_file_mb and output_chars have to be positive")
+
+
 class Environment(ABC):
     """Files and a shell, closed to everything else.
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..errors import EnvError
-from .base import Environment, ExecResult
+from .base import Environment, ExecResult, check_limits
 from .docker import NOTE, OWNER, PATIENCE_S, RUN, STATE, Docker, owner, remove_abandoned
 from .output import as_text, read_ends
 from .paths import below, resolve
@@ -142,8 +142,7 @@ class ContainerEnvironment(Environment):
         output_chars: int = 20_000,
         state_dir: Path | None = None,
     ) -> None:
-        if timeout <= 0 or min(memory_mb, max_procs, max_file_mb, output_chars) < 1:
-            raise EnvError("timeout, memory_mb, max_procs, max_file_mb and output_chars have to be positive")
+        check_limits(timeout, memory_mb, max_procs, max_file_mb, output_chars)
         folder = posixpath.normpath(f"/{workdir.lstrip('/')}")
         if not workdir.startswith("/") or folder == "/":
             raise EnvError(f"workdir {workdir!r} has to be the absolute path of a folder below /")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..errors import EnvError
 from .backend import Backend
-from .base import Environment, ExecResult
+from .base import Environment, ExecResult, check_limits
 from .copy import CopyBackend
 from .git import GitBackend
 from .overlay import OverlayBackend
@@ -78,8 +78,7 @@ class LocalEnvironment(Environment):
         output_chars: int = 20_000,
         state_dir: Path | None = None,
     ) -> None:
-        if timeout <= 0 or min(memory_mb, max_procs, max_file_mb, output_chars) < 1:
-            raise EnvError("timeout, memory_mb, max_procs, max_file_mb and output_chars have to be positive")
+        check_limits(timeout, memory_mb, max_procs, max_file_mb, output_chars)
         if backend not in BACKENDS:
             raise EnvError(f"there is no backend {backend!r}; there are {', '.join(BACKENDS)}")
         self.source = Path(source).resolve()

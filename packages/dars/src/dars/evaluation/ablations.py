@@ -24,7 +24,7 @@ from ..tree import Tree
 from .plots import draw_ablations
 from .pool import over_tasks, shipped
 from .profiles import Profile
-from .repair import run_task
+from .repair import DARS, run_task
 from .report import PAPER, TARGET, Artifact, Claim, Experiment, Metric
 from .skeletons import STAGES
 from .trials import Strategy, resolving, searched
@@ -73,7 +73,7 @@ def pruned(outcomes: Outcomes, seeds: int) -> NDArray[Any]:
     """(seeds, 16, 2): resolved by any leaf, and steps, of whole trees cut to every set of kinds."""
     rows = []
     for seed in range(seeds):
-        tree = searched(outcomes, Strategy("dars"), seed, 1000)
+        tree = searched(outcomes, DARS, seed, 1000)
         tree.meta["policy"] = DarsConfig().policy.model_dump()
         good = set(resolving(outcomes, tree))
         rows.append([_cut(tree, kinds, good) for size in range(5) for kinds in combinations(STAGES, size)])

@@ -20,16 +20,17 @@ from ..reviewer import (
     Review,
     fit,
     label,
-    ranking,
 )
+from ..reviewer.learned import FEATURES
 from .plots import draw_reviewers
 from .pool import over_tasks, shipped
 from .profiles import Profile
+from .repair import DARS
 from .report import PAPER, Artifact, Claim, Experiment, Metric, bootstrap_interval
-from .trials import Strategy, candidates
+from .trials import candidates
 
-DARS = Strategy("dars")
 BUDGET = 200
+UNTRAINED = dict.fromkeys(FEATURES, 0.0)
 
 
 def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
@@ -37,19 +38,27 @@ def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     experiment = Experiment()
     tasks = shipped()
     found = over_tasks(cases_of, tasks, range(profile.choosing_seeds))
-    cases = [case for one in found for case in one]
-    packages = [task.package for task, one in zip(tasks, found, strict=True) for _ in one]
-    mixed = [i for i, (case, _) in enumerate(cases) if case.mixed]
+    cases = [(task.package, case, scores) for task, one in zip(tasks, found, strict=True) for case, scores in one]
+    mixed = [entry for entry in cases if entry[1].mixed]
     experiment.metrics.append(Metric("cases with both right and wrong candidates", len(mixed), "", "higher"))
     if len(mixed) < 2:
         raise TaskError(f"{len(mixed)} of {len(cases)} cases have something to choose: run more seeds")
-    chance = np.array([np.mean(cases[i][0].resolved) for i in mixed])
-    first: dict[str, np.ndarray[Any, Any]] = {"random": chance, "oracle": np.ones(len(mixed))}
-    for name in ("multiplicity", "execution"):
-        first[name] = np.array([_hit(cases[i][0], cases[i][1][name]) for i in mixed])
-    first["learned"] = np.array([_held_out(cases, packages, i) for i in mixed])
-    untrained = LearnedReviewer(dict.fromkeys(_features(), 0.0))
-    first["untrained"] = np.array([_hit(cases[i][0], untrained.scores(cases[i][0])) for i in mixed])
+    learned = {
+        name: _fitted([case for package, case, _ in cases if package != name])
+        for name in dict.fromkeys(package for package, _, _ in mixed)
+    }
+    untrained = LearnedReviewer(UNTRAINED)
+    right = {
+        "multiplicity": [case.first_right(scores["multiplicity"]) for _, case, scores in mixed],
+        "execution": [case.first_right(scores["execution"]) for _, case, scores in mixed],
+        "learned": [case.first_right(learned[package].scores(case)) for package, case, _ in mixed],
+        "untrained": [case.first_right(untrained.scores(case)) for _, case, _ in mixed],
+    }
+    first: dict[str, np.ndarray[Any, Any]] = {
+        "random": np.array([np.mean(case.resolved) for _, case, _ in mixed]),
+        "oracle": np.ones(len(mixed)),
+        **{name: np.array(values, dtype=float) for name, values in right.items()},
+    }
     _claims(experiment, first, rng)
     order = ("random", "untrained", "multiplicity", "execution", "learned", "oracle")
     shares = {name: paired_bootstrap(first[name], np.zeros(len(mixed))) for name in order}
@@ -107,27 +116,7 @@ def _claims(experiment: Experiment, first: dict[str, Any], rng: np.random.Genera
         experiment.metrics.append(Metric(f"reviewer {name}: first right", float(values.mean()), "", "higher"))
 
 
-def _held_out(cases: Sequence[tuple[Labelled, Any]], packages: Sequence[str], i: int) -> float:
-    return _hit(cases[i][0], _fitted(tuple(c for c, _ in cases), tuple(packages), packages[i]).scores(cases[i][0]))
-
-
-_FITTED: dict[tuple[int, str], LearnedReviewer] = {}
-
-
-def _fitted(cases: tuple[Labelled, ...], packages: tuple[str, ...], without: str) -> LearnedReviewer:
-    """Fitted on all packages but one; an untrained one where the others leave nothing to learn from."""
-    key = (len(cases), without)
-    if key not in _FITTED:
-        rest = [case for case, package in zip(cases, packages, strict=True) if package != without and case.mixed]
-        _FITTED[key] = fit(rest) if rest else LearnedReviewer(dict.fromkeys(_features(), 0.0))
-    return _FITTED[key]
-
-
-def _features() -> tuple[str, ...]:
-    from ..reviewer.learned import FEATURES
-
-    return tuple(FEATURES)
-
-
-def _hit(case: Labelled, scores: Sequence[float]) -> float:
-    return float(case.resolved[ranking(scores, case.candidates)[0]])
+def _fitted(cases: Sequence[Labelled]) -> LearnedReviewer:
+    """A reviewer learnt from cases; an untrained one where they leave nothing to learn from."""
+    mixed = [case for case in cases if case.mixed]
+    return fit(mixed) if mixed else LearnedReviewer(UNTRAINED)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from ..bench.execute import Worker
@@ -15,21 +14,18 @@ from ..bench.outcomes import Outcomes, Table, load_table
 from ..bench.tasks import MutTask, load_tasks
 
 
-def over_tasks(
-    function: Callable[..., Any], tasks: Sequence[MutTask], *args: Any, source: Path | None = None
-) -> list[Any]:
-    """function(outcomes, *args) for every task, in their order.
+def over_tasks(function: Callable[..., Any], tasks: Sequence[MutTask], *args: Any) -> list[Any]:
+    """function(outcomes, *args) for every shipped task, in their order.
 
     Parameters
     ----------
     function : at the top of a module, so that another process finds it.
-    source : folder that holds the packages by name; None for those that are shipped.
     """
     workers = max(1, min(len(os.sched_getaffinity(0)), len(tasks)))
     # A fork would copy the threads' locks of whatever runs here.
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(_on_task, function, task, source, args) for task in tasks]
+        futures = [pool.submit(_on_task, function, task, args) for task in tasks]
         return [future.result() for future in futures]
 
 
@@ -44,9 +40,8 @@ def shipped(per_package: int | None = None) -> list[MutTask]:
     return chosen
 
 
-def _on_task(function: Callable[..., Any], task: MutTask, source: Path | None, args: Sequence[Any]) -> Any:
-    outcomes = Outcomes(task, _table() if source is None else None, source and source / task.package, _worker())
-    return function(outcomes, *args)
+def _on_task(function: Callable[..., Any], task: MutTask, args: Sequence[Any]) -> Any:
+    return function(Outcomes(task, _table(), worker=_worker()), *args)
 
 
 @cache

@@ -87,8 +87,8 @@ def _compared(experiment: Experiment, trials: Table, profile: Profile) -> None:
     shape = next(iter(trials.values())).shape
     number = f"{shape[0]} tasks, {shape[1]} seeds, {budget} calls; paired over tasks and seeds"
 
-    def claim(id: str, statement: str, ours: str, other: str, source: str, paper: str = "", at: int = budget) -> None:
-        a, b = (_resolved(trials[name], at).ravel() for name in (ours, other))
+    def claim(id: str, statement: str, ours: str, other: str, source: str, paper: str = "") -> None:
+        a, b = (_resolved(trials[name], budget).ravel() for name in (ours, other))
         mean, low, high = paired_bootstrap(a, b)
         experiment.claims.append(
             Claim(

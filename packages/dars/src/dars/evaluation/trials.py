@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -141,6 +141,13 @@ def _watched(engine: Engine, outcomes: Outcomes, to_the_end: bool) -> list[int]:
     return found
 
 
+def searched(outcomes: Outcomes, strategy: Strategy, seed: int, budget: int) -> Tree:
+    """The tree of one search."""
+    engine = _engine(outcomes, RepairModel(seed=1000 * seed), strategy, seed, budget)
+    engine.run()
+    return engine.state.tree
+
+
 def candidates(outcomes: Outcomes, strategy: Strategy, seed: int, budget: int) -> Candidates:
     """One search to its end, and which of its candidates resolve the task."""
     engine = _engine(outcomes, RepairModel(seed=1000 * seed), strategy, seed, budget)
@@ -169,11 +176,6 @@ def task_of(outcomes: Outcomes) -> Task:
     return Task(None, task.issue, task.id, image="memory", test_command=COMMAND, visible_tests=task.visible)
 
 
-def first_score(resolved: Sequence[bool], order: Sequence[int]) -> float:
-    """1 if the candidate that a review puts first resolves the task, else 0; 0 without candidates."""
-    return float(bool(order) and resolved[order[0]])
-
-
 def _engine(outcomes: Outcomes, model: ChatModel, strategy: Strategy, seed: int, calls: int) -> Engine:
     budget = {"steps": 10 * calls, "depth": 50, "calls": calls}
     config = DarsConfig.model_validate({"seed": seed, "budget": budget, **strategy.settings})
@@ -186,10 +188,3 @@ def _engine(outcomes: Outcomes, model: ChatModel, strategy: Strategy, seed: int,
 
 def _length(content: Any) -> int:
     return len(content) if isinstance(content, str) else sum(len(str(block)) for block in content)
-
-
-def searched(outcomes: Outcomes, strategy: Strategy, seed: int, budget: int) -> Tree:
-    """The tree of one search."""
-    engine = _engine(outcomes, RepairModel(seed=1000 * seed), strategy, seed, budget)
-    engine.run()
-    return engine.state.tree

@@ -24,7 +24,7 @@ from ..candidates import Candidate
 from ..errors import TaskError
 from ..patches import changes
 from ..storage import write_atomic
-from .base import Case
+from .base import Case, ranking
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Labelled:
     def mixed(self) -> bool:
         """Whether there is something to choose: some resolve the issue and some do not."""
         return any(self.resolved) and not all(self.resolved)
+
+    def first_right(self, scores: Sequence[float]) -> bool:
+        """Whether the candidate that these scores put first resolves the issue."""
+        return self.resolved[ranking(scores, self.candidates)[0]]
 
     def record(self) -> dict[str, Any]:
         """Plain values of the line."""

@@ -111,8 +111,12 @@ def ask(
     Replies without a tool call are asked again, at most ``FORMAT_REPLIES`` in all; the corrections are in those
     requests only and never become part of the path; nor does a ``hint``, which stands after the last turn.
     """
-    turns = messages(tree, node_id, prompts, config.history)
-    turns = with_text(turns, hint) if hint else turns
+
+    def shown(history: HistorySection) -> list[Message]:
+        turns = messages(tree, node_id, prompts, history)
+        return with_text(turns, hint) if hint else turns
+
+    turns, place, until = shown(config.history), tree.indices(node_id), lasting(tree, node_id, config)
     limit, grown, compacted = config.max_tokens, False, False
     extra: list[Message] = []
     replies = 0
@@ -120,16 +124,7 @@ def ask(
         if stop():
             return None, "stopped"
         response = model.complete(
-            ModelRequest(
-                "act",
-                tree.indices(node_id),
-                sample,
-                prompts.system,
-                [*turns, *extra],
-                prompts.tools,
-                limit,
-                long_lived=lasting(tree, node_id, config),
-            )
+            ModelRequest("act", place, sample, prompts.system, [*turns, *extra], prompts.tools, limit, long_lived=until)
         )
         spent(response)
         sample += 1
@@ -143,8 +138,7 @@ def ask(
         if response.stop == "context":
             if compacted:
                 return None, "exit_context"
-            turns = messages(tree, node_id, prompts, HistorySection(mode="last_n", n=1))
-            turns = with_text(turns, hint) if hint else turns
+            turns = shown(HistorySection(mode="last_n", n=1))
             compacted = True
             continue
         replies += 1
