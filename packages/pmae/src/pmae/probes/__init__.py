@@ -1,0 +1,1 @@
+"""What a frozen or fine-tuned encoder is worth on labelled images."""
