@@ -303,7 +303,7 @@ class PixelMAE(_Autoencoder):
     def _checked(self, mask: Tensor, batch: int) -> Tensor:
         t = self.n_patches
         full = mask.expand(batch, t) if mask.shape == (t,) else mask
-        if full.dtype != torch.bool or full.shape != (batch, t) or len(full.sum(1).unique()) != 1 or full.all():
+        if full.dtype != torch.bool or full.shape != (batch, t) or full.sum(1).min() != full.sum(1).max() or full.all():
             raise ShapeError(
                 f"mask is {mask.dtype} of shape {tuple(mask.shape)}; it has to be bool and ({batch}, {t}) or ({t},), "
                 "hide as many patches of each image as of the others, and leave one visible"

@@ -36,6 +36,8 @@ class TimmEncoder(nn.Module):
         The image is not a multiple of the model's stride, and `pad` is False.
     """
 
+    backbone: Any
+
     def __init__(
         self, name: str, image_shape: tuple[int, int, int], pad: bool = False, options: Mapping[str, Any] | None = None
     ) -> None:
@@ -45,7 +47,8 @@ class TimmEncoder(nn.Module):
             raise ValueError(f"timm has no model {name!r}; there are, among others, {', '.join(near)}")
         arguments = dict(in_chans=image_shape[0], num_classes=0, **(options or {}))
         with torch.device("meta"):
-            reduction = int(timm.create_model(name, **arguments).feature_info[-1]["reduction"])
+            outline: Any = timm.create_model(name, **arguments)
+        reduction = int(outline.feature_info[-1]["reduction"])
         size = padded_size(image_shape, reduction, pad)
         pretrained = timm.get_pretrained_cfg(name)
         if pretrained is not None and pretrained.fixed_input_size:
@@ -56,8 +59,9 @@ class TimmEncoder(nn.Module):
         self.num_prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
         self.stride, self.grid = self._probe(image_shape[0], size)
 
-    def encode(self, images: Tensor, keep: None = None) -> Tensor:
-        """Tokens (B, num_prefix_tokens + h·w, embed_dim) of standardised images (B, C, H, W)."""
+    def encode(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens (B, num_prefix_tokens + h·w, embed_dim) of standardised images (B, C, H, W); it drops none."""
+        assert keep is None
         x = self.backbone.forward_features(images)
         if x.ndim == 4:
             x = x.flatten(1, 2) if self._channels_last(x) else x.flatten(2).transpose(1, 2)

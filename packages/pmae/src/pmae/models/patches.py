@@ -26,7 +26,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
 
 def pixels_of(mask: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     """A value per patch (B, h·w) as one per pixel (B, 1, h·patch, w·patch)."""
-    return mask.unflatten(1, grid)[:, None].repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    return mask.reshape(-1, 1, *grid).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
 
 
 def mask_from_noise(noise: Tensor, keep: int) -> Tensor:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -21,9 +21,6 @@ from ..errors import CheckpointError
 from ..space import MaskSpace
 from ..standardize import Standardizer
 from .config import PMAEConfig
-
-if TYPE_CHECKING:
-    from .autoencoder import PMAE, PixelMAE
 
 CONFIG, MODEL, SPACE = "config.yaml", "model.safetensors", "space.safetensors"
 _SCALE = ("mean", "std", "varies")
@@ -38,8 +35,8 @@ class Files(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def save(model: PMAE | PixelMAE | Any, folder: str | Path, settings: dict[str, Any]) -> None:
-    """Write a model's files into a folder, which is made; see :meth:`PMAE.save_pretrained`."""
+def save(model: Any, folder: str | Path, settings: dict[str, Any]) -> None:
+    """Write the files of a PMAE or PixelMAE into a folder, which is made; see their ``save_pretrained``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
@@ -76,8 +73,10 @@ def read(folder: str | Path) -> Files:
     except SafetensorError as error:
         raise CheckpointError(f"{folder / MODEL} is damaged: {error}") from error
     if method == "mae":
-        numbers = [weights.pop(f"standardizer.{name}") for name in _SCALE]
-        return Files(method, config, Standardizer(tuple(about["image_shape"]), *numbers, about["standardize"]), weights)
+        channels, height, width = about["image_shape"]
+        mean, std, varies = (weights.pop(f"standardizer.{name}") for name in _SCALE)
+        scale = Standardizer((channels, height, width), mean, std, varies, about["standardize"])
+        return Files(method, config, scale, weights)
     if not (folder / SPACE).is_file():
         raise CheckpointError(f"{folder} has no {SPACE}, which a model of method pmae needs")
     space = MaskSpace.load(folder / SPACE)
