@@ -98,7 +98,7 @@ def test_transformers_goes_on_pretraining_from_encoder_and_decoder(method, ratio
     assert not any(report.values())
     assert theirs.config.mask_ratio == (0 if method is pmae.PMAE else 0.75)
     x = model.standardizer.standardize(images_of(model))
-    theirs.config.mask_ratio = 0
+    theirs.config.mask_ratio = 0.0
     with torch.no_grad():
         assert torch.allclose(theirs.eval()(x).logits, patchify(model.network(x), 4), atol=1e-5)
 

@@ -69,7 +69,7 @@ def to_timm(model: PMAE | PixelMAE, folder: Path) -> None:
     config = {
         "architecture": architecture,
         "num_classes": 0,
-        "num_features": encoder.num_features,
+        "num_features": encoder.embed_dim,
         "pretrained_cfg": {
             "input_size": [channels, h * stride, w * stride],
             "num_classes": 0,
@@ -174,6 +174,7 @@ class Featurizer(nn.Module):
 
     def __init__(self, model: PMAE | PixelMAE, pool: str) -> None:
         super().__init__()
+        model.network.check_pool(pool)
         copy = Network(model.config, model.image_shape)
         copy.load_state_dict(model.network.state_dict())
         s = model.standardizer

@@ -70,12 +70,9 @@ class Network(nn.Module):
         ValueError
             Unknown `pool`, or one that the encoder does not have.
         """
-        if pool not in POOLS:
-            raise ValueError(f"pool is {pool!r}; it has to be one of {', '.join(POOLS)}")
+        self.check_pool(pool)
         encoder, x = self.encoder, self.padded(images)
         prefix = encoder.num_prefix_tokens
-        if prefix == 0 and "cls" in pool:
-            raise ValueError(f"pool={pool!r}: this encoder has no CLS token; take pool='avg' or 'tokens'")
         if pool == "avg" and prefix == 0 and isinstance(encoder, TimmEncoder):
             return encoder.pooled(x)
         tokens = encoder.encode(x)
@@ -83,6 +80,13 @@ class Network(nn.Module):
         if pool == "tokens":
             return patches
         return {"cls": cls, "avg": patches.mean(1), "cls+avg": torch.cat([cls, patches.mean(1)], dim=1)}[pool]
+
+    def check_pool(self, pool: str) -> None:
+        """Raises ValueError for a pool that :meth:`features` does not know or that the encoder does not have."""
+        if pool not in POOLS:
+            raise ValueError(f"pool is {pool!r}; it has to be one of {', '.join(POOLS)}")
+        if "cls" in pool and self.encoder.num_prefix_tokens == 0:
+            raise ValueError(f"pool={pool!r}: this encoder has no CLS token; take pool='avg' or 'tokens'")
 
     def padded(self, images: Tensor) -> Tensor:
         """Images as the encoder sees them: in the dtype of the weights, zeros at the bottom and right if need be."""

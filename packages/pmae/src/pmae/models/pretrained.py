@@ -62,7 +62,9 @@ def read(folder: str | Path) -> Files:
     try:
         settings = yaml.safe_load((folder / CONFIG).read_text())
         method, config = settings["method"], PMAEConfig.from_dict(settings["model"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        if lost := config.to_dict().keys() - settings["model"].keys():
+            raise ValueError(f"it has no {', '.join(sorted(lost))}")
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} is not the configuration of a model: {error}") from error
     about = _about(folder / MODEL)
     if about.get("method") != method or method not in ("pmae", "mae"):
