@@ -200,8 +200,7 @@ def test_every_decoder_gives_images_and_trains_every_weight(decoder, shape, patc
     prediction = network(torch.randn(2, *shape))
     assert prediction.shape == (2, *shape)
     prediction.square().mean().backward()
-    without = {n for n, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
-    assert without <= {"decoder.mask_token"}  # in use when tokens are dropped
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("decoder", ["vit", "conv"])
@@ -330,6 +329,28 @@ def test_a_model_that_predicts_zero_leaves_all_variance_unexplained(space):
         out = model(images, mask)
         assert float(out.loss) == pytest.approx(1, abs=1e-4)
         assert float(out.fvu) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (pmae.PMAE, dict()),
+        (pmae.PMAE, dict(token_drop=0.5)),
+        (pmae.PMAE, dict(decoder="conv", token_drop=0.5)),
+        (pmae.PMAE, dict(decoder="light")),
+        (pmae.PMAE, dict(backbone="convnext_atto", pad=True)),
+        (pmae.PixelMAE, dict()),
+        (pmae.PixelMAE, dict(ratio=0)),
+        (pmae.PixelMAE, dict(decoder="conv")),
+    ],
+    ids=str,
+)
+def test_every_weight_that_is_to_be_trained_gets_a_gradient_as_ddp_demands(space, images, method, settings):
+    model = method(config(**settings), space)
+    model(images).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    assert next(model.network.parameters()).grad.any()
 
 
 def silent(model):

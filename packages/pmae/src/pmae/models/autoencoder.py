@@ -110,7 +110,7 @@ class PMAE(_Autoencoder):
             space.shares, config.ratio, config.rule, seed=config.seed, radii=space.radii
         )  # fmt: skip
         self.space = space
-        self.network = Network(config, space.image_shape)
+        self.network = Network(config, space.image_shape, drops_tokens=config.token_drop > 0)
         self.bucketed = False
 
     @property
@@ -241,7 +241,7 @@ class PixelMAE(_Autoencoder):
             raise ValueError("MAE drops patches, which decoder='light' cannot fill; use 'vit' or 'conv'")
         self.image_shape = scale.image_shape
         self.standardizer = scale.standardizer if isinstance(scale, MaskSpace) else scale
-        self.network = Network(config, scale.image_shape)
+        self.network = Network(config, scale.image_shape, drops_tokens=config.ratio != 0)
         self.sampler = PatchSampler(self.n_patches, config.ratio, config.seed)
 
     @property

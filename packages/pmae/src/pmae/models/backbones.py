@@ -15,6 +15,8 @@ from .config import padded_size
 class TimmEncoder(nn.Module):
     """A timm model seen as tokens: the cells of its last feature map, row by row.
 
+    Parameters that only the model's own classifier uses, such as ConvNeXt's last norm, are not trained.
+
     Parameters
     ----------
     name : of a timm model that has a feature map or patch tokens, such as resnet18, convnext_atto,
@@ -76,9 +78,13 @@ class TimmEncoder(nn.Module):
 
     def _probe(self, channels: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
         training = self.backbone.training
-        with torch.no_grad():
+        with torch.enable_grad():
             x = self.backbone.eval().forward_features(torch.zeros(1, channels, *size))
+            parameters = [p for p in self.backbone.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(x.sum(), parameters, allow_unused=True)
         self.backbone.train(training)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
         if x.ndim == 4:
             height, width = x.shape[1:3] if self._channels_last(x) else x.shape[2:]
             stride = size[0] // height

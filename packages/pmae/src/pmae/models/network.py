@@ -23,9 +23,10 @@ class Network(nn.Module):
     ----------
     config : of which everything is decided (:meth:`PMAEConfig.for_images`).
     image_shape : (C, H, W).
+    drops_tokens : whether :meth:`forward` will be given `keep`; if not, the decoder's mask token is not trained.
     """
 
-    def __init__(self, config: PMAEConfig, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: PMAEConfig, image_shape: tuple[int, int, int], drops_tokens: bool = False) -> None:
         super().__init__()
         channels, self.height, self.width = image_shape
         self.encoder: ViTEncoder | TimmEncoder
@@ -41,6 +42,8 @@ class Network(nn.Module):
                     channels, size, config.patch_size, config.dim, config.depth, config.heads, config.mlp_ratio
                 )
             self.decoder = _decoder(config, self.encoder, channels)
+        if isinstance(self.decoder, ViTDecoder | ConvDecoder):
+            self.decoder.mask_token.requires_grad_(drops_tokens)
 
     def forward(self, visible: Tensor, keep: Tensor | None = None) -> Tensor:
         """Predicted images (B, C, H, W) of visible ones, both standardised, in their dtype.
