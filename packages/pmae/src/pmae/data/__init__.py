@@ -1,7 +1,7 @@
 """Data sets by name."""
 
+from .check import check
 from .imageset import ImageSet
-from .inspect import check
 from .make import make
 from .registry import listing, load
 

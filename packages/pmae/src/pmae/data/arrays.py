@@ -36,7 +36,9 @@ def read_npz(split: str, path: Path | None = None, layout: str = "auto", name: s
 def read_npy(split: str, path: Path | None = None, layout: str = "auto") -> ImageSet:
     """One array of training images, as a memory map. Raises MissingSourceError, DataError, ShapeError, ValueError."""
     if split != "train":
-        raise MissingSourceError(f"npy:{path} is one array of training images: give test images as npz, or by themselves")
+        raise MissingSourceError(
+            f"npy:{path} is one array of training images: give test images as npz, or by themselves"
+        )
     if path is None or not path.is_file():
         raise MissingSourceError(f"npy:{path or 'FILE'} does not exist")
     try:
@@ -82,7 +84,9 @@ def channels_first(images: np.ndarray, layout: str, path: Any) -> np.ndarray:
     if layout == "auto":
         first, last = images.shape[1] <= MOST_CHANNELS, images.shape[3] <= MOST_CHANNELS
         if first == last:
-            raise ShapeError(f"{path}: images of shape {images.shape}: which axis is the channels? Give layout=NCHW or NHWC")
+            raise ShapeError(
+                f"{path}: images of shape {images.shape}: which axis is the channels? Give layout=NCHW or NHWC"
+            )
         layout = "NCHW" if first else "NHWC"
     return images if layout == "NCHW" else np.moveaxis(images, 3, 1)
 

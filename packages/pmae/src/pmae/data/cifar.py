@@ -71,7 +71,9 @@ def _binary(path: Path, name: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
     heads = 1 if name == "cifar10" else 2  # CIFAR-100: coarse, then fine label
     data = np.fromfile(path, dtype=np.uint8)
     if not len(data) or len(data) % (heads + BYTES):
-        raise DataError(f"{path} has {len(data):,} bytes, not a multiple of {heads + BYTES:,}: it is cut off or damaged")
+        raise DataError(
+            f"{path} has {len(data):,} bytes, not a multiple of {heads + BYTES:,}: it is cut off or damaged"
+        )
     rows = data.reshape(-1, heads + BYTES)
     return rows[:, heads:], rows[:, 0 if kind == "coarse" else heads - 1]
 

@@ -106,7 +106,12 @@ ENTRIES: dict[str, Entry] = {
         ("layout",),
     ),
     "npy": Entry(
-        lambda r: arrays.read_npy(r.split, r.path, **r.options), "one array of images", "npy:FILE", None, TWO, ("layout",)
+        lambda r: arrays.read_npy(r.split, r.path, **r.options),
+        "one array of images",
+        "npy:FILE",
+        None,
+        TWO,
+        ("layout",),
     ),
 }
 
