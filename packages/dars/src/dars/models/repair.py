@@ -25,7 +25,7 @@ from .repair_source import Change, File, Function, Replacement, changed_lines, c
 NEEDED = frozenset({"search_repo", "search_dir", "open", "create", "append", "edit", "undo_edit", "bash", "run_tests"})
 MOST_LOOKS = 10  # searches and windows before a change, and after each
 MOST_SEARCHES = 5
-SUBMITTED = re.compile(r"<submitted>.*?</submitted>")
+SUBMITTED = re.compile(r"<submitted>.*?</submitted>", re.DOTALL)
 REACH = 2  # score of a function that the issue names; one less for every call between
 KEPT = 4096  # prefixes remembered
 NOTHING_SHOWN = 'print("no failure")\n'
@@ -266,7 +266,8 @@ class RepairModel(ChatModel):
         """An index: rather a script that fails than one that cannot, rather a change than a submission."""
         text = "\n".join(str(block.get("text", "")) for block in request.messages[-1]["content"])
         found = [(int(i), tool, json.loads(args)) for i, tool, args in CANDIDATE.findall(text)]
-        draw = _Draws(hashlib.blake2b(f"{self.seed}\n{VARYING.sub('', text)}".encode()).digest(), request.sample)
+        known = VARYING.sub("", SUBMITTED.sub("", text))  # diffs of two kinds of workspace differ in form
+        draw = _Draws(hashlib.blake2b(f"{self.seed}\n{known}".encode()).digest(), request.sample)
         scores = [_worth(tool, args) for _, tool, args in found]
         best = [i for (i, _, _), score in zip(found, scores, strict=True) if score == max(scores)] or [0]
         index = best[int(draw("critic") * len(best))]
