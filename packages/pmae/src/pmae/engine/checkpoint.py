@@ -1,7 +1,7 @@
 """Checkpoints of a run: folders ``ckpt-<step>`` that are there completely or not at all.
 
 ===================== ================================================================================================
-model.safetensors     weights and running statistics, without the space
+model.safetensors     weights and running statistics of the network
 optimizer.safetensors moments and step counts, by the names of the parameters
 state.json            step, seconds, schedule, samplers of all processes, fingerprints, history: all else to go on from
 ===================== ================================================================================================
@@ -44,8 +44,8 @@ class Checkpoint:
 def save(root: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> Path:
     """Write ``root/ckpt-<state["step"]>``, point ``latest`` to it, and delete all but the last 3 and the best.
 
-    The best has the lowest ``state["loss"]``. Raises CheckpointError if it cannot be written, e.g. to a full disk: older
-    ones are as they were then.
+    The best has the lowest ``state["loss"]``. Raises CheckpointError if it cannot be written, e.g. to a full disk; then
+    older ones are as they were.
     """
     folder = root / f"ckpt-{state['step']}"
     temporary = folder.with_name(f"{folder.name}.tmp")
@@ -112,37 +112,35 @@ def write_atomically(path: Path, text: str) -> None:
     _flush(path.parent)
 
 
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and running statistics on the CPU, without the space. Every process of a sharded model has to call this."""
-    fixed = fixed_prefixes(model)
-    return {name: _whole(value) for name, value in model.state_dict().items() if not name.startswith(fixed)}
+def model_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and running statistics, on the CPU. Every process that has a shard calls this."""
+    return {name: _whole(value) for name, value in network.state_dict().items()}
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as ``parameter|key``. Every process of a sharded model has to call this."""
+def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as ``parameter|key``. Every process that has a shard calls this."""
     return {
         f"{name}|{key}": _whole(value)
-        for name, parameter in model.named_parameters()
+        for name, parameter in network.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def load_model(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Put weights into a model that has not been distributed yet. Raises CheckpointError where names or shapes differ."""
-    fixed = fixed_prefixes(model)
-    try:
-        found = model.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(f"{where} holds another model: {str(error).splitlines()[-1].strip()}") from error
-    missing = [name for name in found.missing_keys if not name.startswith(fixed)]
-    if missing or found.unexpected_keys:
-        name = (missing or found.unexpected_keys)[0]
-        raise CheckpointError(f"{where} holds another model: {name} is in only one of the two")
+def load_model(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    """Put weights into a network, sharded or not. Raises CheckpointError where names or shapes differ."""
+    own = network.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        there, here = (tuple(t[name].shape) if name in t else "nothing" for t in (tensors, own))
+        if there != here:
+            raise CheckpointError(f"{where} holds another model: {name} is {there} there, {here} here")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(_like(tensors[name], value))
 
 
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of :func:`optimizer_tensors`, for a model that may be sharded."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of :func:`optimizer_tensors`, for a network that may be sharded."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
     of: dict[str, dict[str, Tensor]] = {}
     for full, value in tensors.items():
         name, key = full.rsplit("|", 1)
@@ -155,14 +153,6 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
         if names[parameter] in of
     }
     optimizer.load_state_dict({"state": state, "param_groups": known["param_groups"]})
-
-
-def fixed_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the names of what is not trained and lies in a file of its own: the space, the standardizer."""
-    from ..space import MaskSpace
-    from ..standardize import Standardizer
-
-    return tuple(f"{name}." for name, module in model.named_modules() if name and isinstance(module, MaskSpace | Standardizer))
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -43,6 +43,14 @@ class World:
         dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self.control)
         return numbers.tolist()
 
+    def mean(self, values: list[float]) -> list[float]:
+        """The mean of each number over all processes."""
+        if self.size == 1:
+            return values
+        numbers = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(numbers, group=self.control)
+        return (numbers / self.size).tolist()
+
     def gather(self, value: Any) -> list[Any]:
         """One plain value of every process, in the order of their ranks, on all of them."""
         if self.size == 1:

@@ -55,7 +55,7 @@ class Feed:
         return len(self.source)
 
     def batches(self, order: np.ndarray) -> Iterator[Tensor]:
-        """For each row of ``order`` (steps, b) the images with these numbers: (b, C, H, W), uint8 or float32 in [0, 1]."""
+        """The images of each row of ``order`` (steps, b): (b, C, H, W), uint8 or float32 in [0, 1]."""
         if self.copy is not None:
             for row in torch.from_numpy(np.ascontiguousarray(order, dtype=np.int64)).to(self.device):
                 yield self.copy[row]

@@ -24,7 +24,7 @@ def default_warmup(epochs: float) -> float:
     return min(WARMUP_EPOCHS, epochs / 10)
 
 
-def progress(step: int, steps: int, seconds: float = 0.0, wall_clock: float | None = None) -> float:
+def progress_of(step: int, steps: int, seconds: float = 0.0, wall_clock: float | None = None) -> float:
     """How much of a run of ``steps`` steps is over, in [0, 1]; 1 ends it."""
     used = 0.0 if wall_clock is None else seconds / wall_clock
     return min(1.0, max(step / steps, used))
