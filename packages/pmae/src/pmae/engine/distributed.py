@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -131,9 +132,11 @@ def distribute(model: nn.Module, world: World, sharded: bool) -> nn.Module:
         return model
     from torch.nn.parallel import DistributedDataParallel
 
-    devices = [world.device] if world.device.type == "cuda" else None
     # The bases are buffers and never change: they are not to be sent around in every step.
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    known = signature(DistributedDataParallel).parameters
+    still: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    devices = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **still)
 
 
 def synced(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
