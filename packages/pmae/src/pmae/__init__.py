@@ -8,7 +8,10 @@ __version__ = "0.1.0"
 # Where each public name lives. Resolved on first use, so that `pmae --help` does not import torch.
 _HOME = {
     "engine.train": ["TrainResult", "fit"],
-    "errors": ["BasisTooLargeError", "CheckpointError", "DataError", "MissingSourceError", "NumericalError", "PmaeError", "ShapeError"],
+    "errors": [
+        "BasisTooLargeError", "CheckpointError", "DataError", "MissingSourceError", "NumericalError", "PmaeError",
+        "ShapeError",
+    ],
     "models": ["PMAE", "PMAEConfig", "PMAEOutput", "PixelMAE", "load"],
     "redundancy": ["RedundancyReport", "linear_redundancy"],
     "sklearn": ["PMAETransformer"],
