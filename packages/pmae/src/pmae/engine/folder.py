@@ -9,7 +9,6 @@ checkpoints/                                        see checkpoint.py
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -24,23 +23,11 @@ from . import checkpoint
 METRICS, RUN, CHECKPOINTS = "metrics.jsonl", "run.json", "checkpoints"
 
 
-def begin(out: Path, model: Any) -> None:
-    """Make the folder, without what another run left in it, and write the model as it is before training."""
+def begin(out: Path) -> None:
+    """An empty folder for another run: what one before left in it goes."""
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     for name in (METRICS, RUN):
         (out / name).unlink(missing_ok=True)
-    model.save_pretrained(out)
-
-
-def publish(out: Path, folder: Path) -> None:
-    """Make the weights of a checkpoint those of the run; a kill leaves the ones before."""
-    temporary = out / f"{checkpoint.MODEL}.tmp"
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(folder / checkpoint.MODEL, temporary)  # two names of one file: nothing is written twice
-    except OSError:
-        shutil.copyfile(folder / checkpoint.MODEL, temporary)
-    temporary.replace(out / checkpoint.MODEL)
 
 
 def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:

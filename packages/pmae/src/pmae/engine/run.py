@@ -74,6 +74,7 @@ class Run:
     views: torch.Generator  # on the device
     masks: torch.Generator  # on the CPU, for what is drawn per image
     sums: Tensor
+    about: dict[str, Any] = field(default_factory=dict)  # for run.json
     state: State = field(default_factory=State)
     looks: list[Tensor] = field(default_factory=list)  # whether the gradients of the last steps were not finite
 
@@ -105,7 +106,7 @@ def prepare(
 ) -> Run:
     """A run at its first step; the model is on its device, and copied or sharded."""
     model.to(world.device)
-    fingerprints = {"scale": _fingerprint(model.scale), "images": feed.fingerprint()}
+    fingerprints = {"scale": _fingerprint(getattr(model, "space", None) or model.standardizer), "images": feed.fingerprint()}
     sharded = is_sharded(model.network, parallel, world)
     forward = distribute(model, world, sharded)
     # The fused kernel skips a step without waiting for the device; it does not know shards.
@@ -175,7 +176,7 @@ def save(run: Run) -> None:
     if run.out is None:
         return
     # Collected by all processes together, written by one.
-    model = checkpoint.model_tensors(run.model.network)
+    weights = checkpoint.model_tensors(run.model.network)
     optimizer = checkpoint.optimizer_tensors(run.model.network, run.optimizer)
     samplers = run.world.gather(run.model.sampler.state_dict())
     run.state.sums = run.world.mean(run.sums.tolist())
@@ -190,8 +191,9 @@ def save(run: Run) -> None:
             "run": asdict(run.state),
         }
         try:
-            folder.publish(run.out, checkpoint.save(run.out / folder.CHECKPOINTS, model, optimizer, state))
-            folder.write_run(run.out, _facts(run))
+            checkpoint.save(run.out / folder.CHECKPOINTS, weights, optimizer, state)
+            run.model.save_pretrained(run.out, {"train": asdict(run.recipe)}, weights)
+            folder.write_run(run.out, run.about | _facts(run))
         except (CheckpointError, OSError) as error:
             problem = str(error)
     problem = run.world.from_main(problem)

@@ -84,12 +84,13 @@ def fit(
     wall_clock: float | None = None,
     stop_after: float | None = None,
     accumulate: int = 1,
-    sync_masks: bool = False,
+    sync_masks: bool | None = None,
     parallel: str = "auto",
     checkpoint_every: float = 300.0,
     progress: Progress | None = None,
     device: str | torch.device = "auto",
     layout: str = "NCHW",
+    about: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Train a :class:`pmae.PMAE` or :class:`pmae.PixelMAE`, on one device or, under `torchrun`, on several.
 
@@ -111,9 +112,10 @@ def fit(
         the whole schedule in fewer steps; it is then no longer reproducible bit by bit.
     stop_after : end after this epoch of the unchanged schedule, as an interruption would
     accumulate : parts of a batch that are computed one after another; changes nothing but memory
-    sync_masks : all processes hide the same components; otherwise each draws its own
+    sync_masks : all processes hide the same components, otherwise each draws its own; None is the model's setting
     parallel : several processes copy the model ("ddp") or shard it ("fsdp2"); "auto" shards from ViT-L on
     checkpoint_every : seconds between checkpoints
+    about : more facts for run.json, such as the name of the data
     progress : called after a step with the share that is done, and after an epoch with its record
 
     SIGINT and SIGTERM end the run after the current step, saved (``interrupted``); a second one ends it at once. Steps
@@ -138,14 +140,15 @@ def fit(
             epochs=epochs, batch_size=batch_size, lr=scaled_lr(batch_size) if lr is None else lr,
             weight_decay=weight_decay, betas=(betas[0], betas[1]), warmup=warmup, augment=augment, decay_all=decay_all,
             warmup_epochs=default_warmup(epochs) if warmup_epochs is None else warmup_epochs,
-            precision=precision, seed=seed, sync_masks=sync_masks,
+            precision=precision, seed=seed, sync_masks=model.config.sync_masks if sync_masks is None else sync_masks,
         )  # fmt: skip
         found = world.gather(to_resume(path, resume))[0]
         if path is not None and world.main:
             path.mkdir(parents=True, exist_ok=True)
             if found is None or found.parent.parent != path:
-                folder.begin(path, model)
+                folder.begin(path)
         run = prepare(model, feed, recipe, world, path, accumulate, wall_clock, parallel)
+        run.about.update(about or {})
         if found is None:
             save(run)
         else:
@@ -209,7 +212,7 @@ def _step(run: Run, pixels: Tensor) -> float:
     recipe, device, model, lr = run.recipe, run.world.device, run.model, run.lr
     seeds = [_seed(recipe.seed, stream, run.state.step, run.world.rank) for stream in (VIEWS, PATCHES)]
     views = _views(pixels, recipe.augment, run.views.manual_seed(seeds[0]))
-    masks = model.draw_masks(len(views), run.masks.manual_seed(seeds[1]))
+    masks = _masks(model, len(views), run.masks.manual_seed(seeds[1]))
     each = masks.ndim == 2 and len(masks) == len(views)
     total = torch.zeros(3, dtype=torch.float64, device=device)
     for part in range(run.accumulate):
@@ -228,6 +231,16 @@ def _step(run: Run, pixels: Tensor) -> float:
     run.sums += torch.where(bad, torch.zeros_like(numbers), numbers)
     run.looks.append(bad)
     return lr
+
+
+def _masks(model: Any, batch: int, generator: torch.Generator) -> Tensor:
+    """Components to hide, in slices of the batch or per image; MAE's patches, per image."""
+    if model.method == "mae":
+        patches: Tensor = model.sampler.sample(batch, generator)
+        return patches
+    wanted = model.config.masks_per_batch
+    components: Tensor = model.sampler.sample(batch if wanted == "sample" else min(wanted, batch))
+    return components
 
 
 def _update(optimizer: torch.optim.Optimizer, lr: float, bad: Tensor) -> None:
