@@ -115,7 +115,9 @@ class PMAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         images = self._images(self._validated(X, reset=False))
         if images.shape[1:] != self.image_shape_:
             raise ValueError(f"X has images of shape {images.shape[1:]}, fitted were {self.image_shape_}")
-        return np.concatenate([self._features(images[i : i + self.batch_size]) for i in range(0, len(X), self.batch_size)])
+        return np.concatenate(
+            [self._features(images[i : i + self.batch_size]) for i in range(0, len(X), self.batch_size)]
+        )
 
     def _validated(self, X: Any, reset: bool) -> np.ndarray:
         """X as a finite array of at least two dimensions, and in fit of at least two images."""
@@ -140,7 +142,9 @@ class PMAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _features(self, images: np.ndarray) -> np.ndarray:
         self.model_.eval()
         place = self.model_.space.mean.device
-        found: np.ndarray = self.model_.features(torch.from_numpy(images).to(place), pool=self.pool).float().cpu().numpy()
+        found: np.ndarray = (
+            self.model_.features(torch.from_numpy(images).to(place), pool=self.pool).float().cpu().numpy()
+        )
         return found
 
 
@@ -159,6 +163,6 @@ def _range(X: np.ndarray) -> tuple[float, float]:
     if X.dtype == np.uint8:
         return 0.0, 255.0
     low, high = float(X.min()), float(X.max())
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         return 0.0, 1.0
     return low, high if high > low else low + 1

@@ -106,7 +106,10 @@ def prepare(
 ) -> Run:
     """A run at its first step; the model is on its device, and copied or sharded."""
     model.to(world.device)
-    fingerprints = {"scale": _fingerprint(getattr(model, "space", None) or model.standardizer), "images": feed.fingerprint()}
+    fingerprints = {
+        "scale": _fingerprint(getattr(model, "space", None) or model.standardizer),
+        "images": feed.fingerprint(),
+    }
     sharded = is_sharded(model.network, parallel, world)
     forward = distribute(model, world, sharded)
     # The fused kernel skips a step without waiting for the device; it does not know shards.
