@@ -89,7 +89,7 @@ def linear_redundancy(
     moments = sum(parts) / len(z)
     hidden = [np.concatenate([mask, np.zeros(len(moments) - len(mask), bool)]) for mask in masks]
     per_mask = np.array([_unexplained(moments, mask, ridge) for mask in hidden])
-    held = [_held_out(fit, parts[0], parts[1], parts[2], mask) for mask in hidden] if heldout else [math.nan]
+    held = [_held_out(fit, choose, score, parts, mask) for mask in hidden] if heldout else [math.nan]
     return RedundancyReport(float(per_mask.mean()), float(per_mask.std()), float(np.mean(held)), per_mask)
 
 
@@ -120,29 +120,31 @@ def _unexplained(moments: np.ndarray, hidden: np.ndarray, ridge: float) -> float
     return float(1 - np.square(explained).sum() / whole) if whole > 0 else 1.0
 
 
-def _held_out(fit: np.ndarray, moments: np.ndarray, choose: np.ndarray, score: np.ndarray, hidden: np.ndarray) -> float:
-    """Error on the last quarter, over that of predicting 0. ``moments``, ``choose``, ``score`` are sums of z zᵀ."""
+def _held_out(
+    fit: np.ndarray, choose: np.ndarray, score: np.ndarray, moments: list[np.ndarray], hidden: np.ndarray
+) -> float:
+    """Error of ridge regression on ``score`` over that of predicting 0; ``moments`` are the sums z zᵀ of the three."""
     visible = ~hidden
-    scale = np.trace(moments[visible][:, visible]) / visible.sum()
-    if visible.sum() <= len(fit):
-        values, vectors = scipy.linalg.eigh(moments[visible][:, visible], check_finite=False)
-        inner = vectors.T @ moments[visible][:, hidden]
+    primal = visible.sum() <= len(fit)
+    gram = moments[0][visible][:, visible] if primal else fit[:, visible] @ fit[:, visible].T
+    values, vectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
+    scale = moments[0].diagonal()[visible].mean()
+    whole = [m.diagonal()[hidden].sum() for m in moments[1:]]
+    if primal:  # errors through moments: no image is read again
+        inner = vectors.T @ moments[0][visible][:, hidden]
+        rotated = [
+            (vectors.T @ m[visible][:, hidden], vectors.T @ m[visible][:, visible] @ vectors) for m in moments[1:]
+        ]
     else:  # the same regression through the inner products of the images
-        inputs = fit[:, visible]
-        values, left = scipy.linalg.eigh(inputs @ inputs.T, check_finite=False)
-        alive = values > 1e-12 * values[-1]
-        values, left = values[alive], left[:, alive]
-        vectors = inputs.T @ left / np.sqrt(values)
-        inner = np.sqrt(values)[:, None] * (left.T @ fit[:, hidden])
-    rotated = [
-        (vectors.T @ m[visible][:, hidden], vectors.T @ m[visible][:, visible] @ vectors) for m in (choose, score)
-    ]
-    whole = [np.trace(m[hidden][:, hidden]) for m in (choose, score)]
+        inner = vectors.T @ fit[:, hidden]
+        shown = [part[:, visible] @ fit[:, visible].T @ vectors for part in (choose, score)]
 
     def error(part: int, strength: float) -> float:
-        weights = inner / (values + strength * scale)[:, None]
-        across, square = rotated[part]
-        return float(whole[part] - 2 * (weights * across).sum() + (weights * (square @ weights)).sum())
+        weights = inner / (values.clip(0) + strength * scale)[:, None]
+        if primal:
+            across, square = rotated[part]
+            return float(whole[part] - 2 * (weights * across).sum() + (weights * (square @ weights)).sum())
+        return float(np.square((choose, score)[part][:, hidden] - shown[part] @ weights).sum())
 
     best = min(STRENGTHS, key=lambda strength: error(0, strength))
     if error(0, best) >= whole[0] or whole[1] <= 0:
