@@ -35,6 +35,12 @@ def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
     checkpoint.write_atomically(out / METRICS, "".join(json.dumps(record) + "\n" for record in history))
 
 
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as a file gives them back: tuples are lists."""
+    found: dict[str, Any] = json.loads(json.dumps(values))
+    return found
+
+
 def write_run(out: Path, facts: dict[str, Any]) -> None:
     """run.json: the facts of this run, and of the machine."""
     about = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..space import MaskSpace
+from ..models import pretrained
 from . import checkpoint, folder
 from .distributed import World, distribute, is_sharded
 from .feed import Feed, order_of
@@ -106,10 +105,7 @@ def prepare(
 ) -> Run:
     """A run at its first step; the model is on its device, and copied or sharded."""
     model.to(world.device)
-    fingerprints = {
-        "scale": _fingerprint(getattr(model, "space", None) or model.standardizer),
-        "images": feed.fingerprint(),
-    }
+    fingerprints = {"scale": _fingerprint(model), "images": feed.fingerprint()}
     sharded = is_sharded(model.network, parallel, world)
     forward = distribute(model, world, sharded)
     # The fused kernel skips a step without waiting for the device; it does not know shards.
@@ -153,14 +149,12 @@ def to_resume(out: Path | None, resume: str | Path) -> Path | None:
 
 def restore(run: Run, saved: checkpoint.Checkpoint) -> None:
     """Bring everything to where a checkpoint was taken. Raises CheckpointError if it is of another run."""
-    there, here = saved.state["recipe"], json.loads(json.dumps(asdict(run.recipe)))
-    wrong = [
-        f"{name} is {there.get(name)} there, {value} here" for name, value in here.items() if there.get(name) != value
-    ]
-    wrong += [f"other {name}" for name, value in run.fingerprints.items() if saved.state["fingerprints"][name] != value]
+    there = saved.state["recipe"] | saved.state["fingerprints"]
+    here = folder.plain(asdict(run.recipe) | run.fingerprints)
+    wrong = [f"{name} is {there.get(name)} there, {here[name]} here" for name in here if there.get(name) != here[name]]
     if wrong:
         raise CheckpointError(
-            f"{saved.path} is of another run ({'; '.join(wrong)}): choose resume=never or another folder"
+            f"{saved.path} is of another run ({'; '.join(wrong)}): take resume=never or another folder"
         )
     checkpoint.load_model(run.model.network, saved.model, saved.path)
     checkpoint.load_optimizer(run.model.network, run.optimizer, saved.optimizer)
@@ -188,20 +182,25 @@ def save(run: Run) -> None:
         state = {
             "step": run.state.step,
             "loss": run.state.history[-1]["loss"] if run.state.history else None,
-            "recipe": asdict(run.recipe),
-            "fingerprints": run.fingerprints,
+            "identity": _identity(run),
             "samplers": samplers,
             "run": asdict(run.state),
         }
         try:
             checkpoint.save(run.out / folder.CHECKPOINTS, weights, optimizer, state)
-            run.model.save_pretrained(run.out, {"train": asdict(run.recipe)}, weights)
+            pretrained.save(run.model, run.out, {"train": folder.plain(asdict(run.recipe))}, weights)
             folder.write_run(run.out, run.about | _facts(run))
         except (CheckpointError, OSError) as error:
             problem = str(error)
     problem = run.world.from_main(problem)
     if problem is not None:
         raise CheckpointError(problem)
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What has to be the same when a run goes on."""
+    model = {f"model.{name}": value for name, value in run.model.config.to_dict().items() if name != "seed"}
+    return folder.plain(asdict(run.recipe) | model | run.fingerprints)
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -223,11 +222,12 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _fingerprint(scale: nn.Module) -> str:
-    if isinstance(scale, MaskSpace):
-        return scale.fingerprint()
+def _fingerprint(model: Any) -> str:
+    """Of the space, or of MAE's standardisation."""
+    if model.method == "pmae":
+        return str(model.fingerprint)
     digest = hashlib.sha256()
-    for _, numbers in scale.named_buffers():
+    for _, numbers in model.standardizer.named_buffers():
         digest.update(numbers.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
