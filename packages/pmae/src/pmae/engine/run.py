@@ -149,13 +149,10 @@ def to_resume(out: Path | None, resume: str | Path) -> Path | None:
 
 def restore(run: Run, saved: checkpoint.Checkpoint) -> None:
     """Bring everything to where a checkpoint was taken. Raises CheckpointError if it is of another run."""
-    there = saved.state["recipe"] | saved.state["fingerprints"]
-    here = folder.plain(asdict(run.recipe) | run.fingerprints)
+    there, here = saved.state["identity"], _identity(run)
     wrong = [f"{name} is {there.get(name)} there, {here[name]} here" for name in here if there.get(name) != here[name]]
     if wrong:
-        raise CheckpointError(
-            f"{saved.path} is of another run ({'; '.join(wrong)}): take resume=never or another folder"
-        )
+        raise CheckpointError(f"{saved.path} is of another run ({', '.join(wrong)}): resume=never, or another folder")
     checkpoint.load_model(run.model.network, saved.model, saved.path)
     checkpoint.load_optimizer(run.model.network, run.optimizer, saved.optimizer)
     run.state = State(**saved.state["run"])
