@@ -35,11 +35,17 @@ class Files(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def save(model: Any, folder: str | Path, settings: dict[str, Any]) -> None:
-    """Write the files of a PMAE or PixelMAE into a folder, which is made; see their ``save_pretrained``."""
+def save(
+    model: Any, folder: str | Path, settings: dict[str, Any], weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write a model's files into a folder, which is made; see :meth:`PMAE.save_pretrained`.
+
+    weights : of the network, on the CPU, where it is sharded over several processes.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+    weights = dict(model.network.state_dict() if weights is None else weights)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     about: dict[str, Any] = {"method": model.method}
     if model.method == "pmae":
         about["space"] = model.fingerprint
