@@ -243,8 +243,9 @@ class Hidden:
         rows = space.basis.matrix_t() if self.shared else None
         self.rows = None
         if rows is not None:
-            self.rows = rows.new_zeros(size, space.dim)
+            self.rows = rows.new_empty(size, space.dim)
             torch.index_select(rows, 0, self.index, out=self.rows[: self.n])
+            self.rows[self.n :] = 0
         self.size = size
 
     def target(self, x_std: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def _steps(experiment: Experiment, profile: Profile, rng: np.random.Generator, d
     images = photos(2 * max(batch, 64), side=side)
     space = fit_space(images, "rotation").to(device)
     x = torch.from_numpy(images[:batch]).to(device).float() / 255
-    ours = PMAE(PMAEConfig(profile.preset, ratio=RATIO), space).to(device)
+    ours = PMAE(PMAEConfig(profile.preset, ratio=RATIO, masks_per_batch=1), space).to(device)  # as the peer
     mae = PixelMAE(PMAEConfig(profile.preset), space).to(device)
     flops = {}
     for name, model in (("PMAE", ours), ("MAE", mae)):
