@@ -176,8 +176,8 @@ class PMAE(_Autoencoder):
         fits = mask.ndim == 1 or (mask.ndim == 2 and 0 < len(mask) <= batch)
         if not fits or mask.shape[-1] != n or mask.dtype != torch.bool:
             raise ShapeError(
-                f"mask is {mask.dtype} of shape {tuple(mask.shape)}; it has to be bool and ({n},), (k, {n}) with k slices "
-                f"of the {batch} images, or ({batch}, {n})"
+                f"mask is {mask.dtype} of shape {tuple(mask.shape)}; it has to be bool and ({n},), (k, {n}) with k "
+                f"slices of the {batch} images, or ({batch}, {n})"
             )
         return mask.cpu()
 
