@@ -35,7 +35,7 @@ def finetune(
     recipe : fields of :class:`pmae.probes.heads.Recipe` to change
     The rest is as in :func:`linear_probe`. Raises ShapeError, DataError, ValueError, NumericalError.
     """
-    model = copy.deepcopy(model).requires_grad_(True)
+    model = copy.deepcopy(model)
     where = place(model, device)
     images, labels = split_images(as_source(train_images), train_y, as_source(test_images), test_y, val, seed)
     width = extract(model, images["test"].take([0]).repeat(2, 1, 1, 1), pool).shape[1]

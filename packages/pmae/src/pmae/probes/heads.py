@@ -1,9 +1,9 @@
 """Classifiers trained by gradient steps: the protocols of arXiv:2502.06314, and the loop that they share.
 
-100 epochs, learning rate · batch / 256 with warm-up and a cosine, crops and flips. A frozen encoder has a head trained
-by SGD with momentum and no decay; fine-tuning is AdamW on all. The paper reports the best test accuracy over epochs. Here
-the epoch is chosen on a validation part, and the paper's number is in ``details["test_max_over_epochs"]``: it is chosen on
-the test images and hence too good.
+100 epochs, learning rate · batch / 256 with warm-up and a cosine, crops and flips. On a frozen encoder a head is trained
+by SGD with momentum and no decay; fine-tuning is AdamW on all. The paper reports the best test accuracy over epochs.
+Here the epoch is chosen on a validation part. The paper's number is in ``details["test_max_over_epochs"]``: chosen on
+the test images, it is too good.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -184,8 +185,9 @@ def head_of(width: int, hidden: tuple[int, ...], n_classes: int, generator: torc
     """Linear layers with ReLU between them: He's initialisation, the last one near 0 as in MAE's probe."""
     layers: list[nn.Module] = []
     sizes = [width, *hidden, n_classes]
-    for i, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
-        layer = nn.utils.skip_init(nn.Linear, before, after)  # PyTorch's own would draw from the global generator
+    for i, (before, after) in enumerate(pairwise(sizes)):
+        # PyTorch's own initialisation would draw from the global generator.
+        layer = nn.utils.skip_init(nn.Linear, before, after)  # type: ignore[no-untyped-call]
         deviation = math.sqrt(2 / before) if i < len(hidden) else 0.01
         nn.init.normal_(layer.weight, std=deviation, generator=generator)
         nn.init.zeros_(layer.bias)
@@ -226,13 +228,9 @@ def train(
                 x = random_views(x, generator)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 scores = forward(x)
-            y = wanted[rows].to(device)
-            scores = scores.float()
-            loss = (
-                F.binary_cross_entropy_with_logits(scores, y.float()) if labels.several else F.cross_entropy(scores, y)
-            )
+            loss = _loss(scores.float(), wanted[rows].to(device))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.detach()
         if not bool(torch.isfinite(total)):
@@ -252,6 +250,13 @@ def train(
 def scores_of(forward: Callable[[Tensor], Tensor], images: Source, device: torch.device) -> np.ndarray:
     """Scores (N, K) of whole images."""
     return torch.cat([forward(x.to(device)).float().cpu() for x in images.chunks(REFERENCE)]).numpy()
+
+
+def _loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean over images, and over labels where an image may have several."""
+    if labels.ndim == 2:
+        return F.binary_cross_entropy_with_logits(scores, labels.float())
+    return F.cross_entropy(scores, labels)
 
 
 def _factor(epoch: float, recipe: Recipe) -> float:

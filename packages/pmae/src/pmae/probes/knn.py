@@ -77,7 +77,7 @@ def _votes(
         half = train.square().sum(1) / 2
     at = torch.tensor(ks, device=device) - 1
     parts: list[Tensor] = []
-    for batch in test.split(CHUNK):
+    for batch in torch.split(test, CHUNK):
         near = (batch @ train.T - half).topk(ks[-1], dim=1).indices  # the order of -‖x - y‖² for each x
         parts.append(votes[near].cumsum(1)[:, at].transpose(0, 1))
     counts = torch.cat(parts, 1).cpu().numpy()

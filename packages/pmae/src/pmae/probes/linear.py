@@ -36,8 +36,9 @@ def linear_probe(
 ) -> ProbeResult:
     """How well a linear classifier on frozen features does.
 
-    "fast" minimises mean cross-entropy + l2/2 ‖W‖² (intercept free) on standardised features, the same as scikit-learn's
-    LogisticRegression with C = 1/(l2·N). The strength is chosen on the validation part, then fitted to all training data.
+    "fast" minimises mean cross-entropy + l2/2 ‖W‖² (intercept free) on standardised features, as scikit-learn's
+    LogisticRegression does with C = 1/(l2·N). The strength is chosen on the validation part; the classifier is then
+    fitted to all training data.
     "paper" is the protocol of arXiv:2502.06314: x are images, of which ``model`` makes features; see :mod:`.heads`.
 
     Parameters
@@ -80,19 +81,19 @@ def linear_probe(
 class Logistic:
     """Logistic regressions of several strengths at once.
 
-    All minimise the sum of their losses by one run of L-BFGS: one matrix product serves them all. At W = 0 the Hessian of
-    the loss is about κ·cov(x) + l2 with κ = 1/K, so that in the principal axes of the features, scaled by
-    (κλ + l2)^-½, every problem is nearly round. Weights of collinear features would need thousands of iterations otherwise.
+    One run of L-BFGS minimises the sum of their losses: one matrix product serves them all. At W = 0 the Hessian of a
+    loss is about κ·cov(x) + l2 with κ = 1/K: in the principal axes of the features, scaled by (κλ + l2)^-½, every
+    problem is nearly round. Collinear features, as pixels are, would take thousands of iterations otherwise.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray, n_classes: int, device: torch.device) -> None:
-        x = torch.from_numpy(x).to(device)
-        self.mean, std = x.mean(0), x.std(0, correction=0)
+        raw = torch.from_numpy(x).to(device)
+        self.mean, std = raw.mean(0), raw.std(0, correction=0)
         self.std = torch.where(std > 1e-6 * (1 + self.mean.abs()), std, torch.inf)  # a constant feature becomes 0
-        self.x = (x - self.mean) / self.std
+        self.x = (raw - self.mean) / self.std
         self.y = torch.from_numpy(y).to(device)
         self.n_classes = n_classes
-        self.weights = self.bias = x.new_zeros(0)
+        self.weights = self.bias = raw.new_zeros(0)
 
     def fit(self, l2: Sequence[float], iterations: int) -> Logistic:
         """Minimise for all strengths; returns itself."""
@@ -115,7 +116,7 @@ class Logistic:
             total.backward()
             return total
 
-        optimizer.step(loss)
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
         self.weights = torch.einsum("de,esk->sdk", axes, (u * scale).detach())
         self.bias = bias.detach()
         return self

@@ -31,8 +31,8 @@ def mlp_probe(
 ) -> ProbeResult:
     """d → 192 → 192 → classes with ReLU, trained by SGD; the epoch is chosen on the validation part.
 
-    "fast" trains on features (N, d), which are standardised; "paper" on features that ``model`` makes of augmented images.
-    Everything else is as in :func:`linear_probe`; ``recipe`` is for both protocols.
+    "fast" trains on features (N, d), which are standardised; "paper" on those that ``model`` makes of augmented images.
+    All else is as in :func:`linear_probe`; ``recipe`` changes fields of :class:`pmae.probes.heads.Recipe`.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r}: one of {', '.join(PROTOCOLS)}")
