@@ -71,7 +71,7 @@ def _member(file: Any, key: str, path: Path | None) -> np.ndarray:
 def channels_first(images: np.ndarray, layout: str, path: Any) -> np.ndarray:
     """(N, H, W), (N, C, H, W) or (N, H, W, C) as a view (N, C, H, W).
 
-    "auto" takes the one axis of at most 16 for the channels. Raises ShapeError if it cannot tell, DataError, ValueError.
+    "auto" takes the one axis of at most 16 for the channels. Raises ShapeError where both are; DataError, ValueError.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r}: one of {', '.join(LAYOUTS)}")

@@ -86,8 +86,8 @@ def image_files(folder: Path) -> list[Path]:
 
 def decode(path: Path, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
     """An image file as uint8 (C, H, W); 16-bit grey keeps its upper 8 bits. Raises whatever the decoder raises."""
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
+    with Image.open(path) as file:
+        image: Image.Image = ImageOps.exif_transpose(file)
         if image.mode == "F":
             raise ValueError("pixels are floats: give such images as npz")
         if image.mode.startswith("I"):

@@ -1,4 +1,4 @@
-"""MedMNIST v2 and its larger sizes: twelve sets of 2-D biomedical images (Yang et al. 2023), read from their npz files."""
+"""MedMNIST v2, at 28 to 224 pixels: twelve sets of biomedical images in 2-D (Yang et al. 2023), read from npz files."""
 
 from __future__ import annotations
 

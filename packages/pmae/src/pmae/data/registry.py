@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import arrays, cifar, digits, fashion_mnist, folder, medmnist, photopatch, tinyimagenet
-from .imageset import ImageSet, with_channels, with_size
+from .imageset import ImageSet, pair, with_channels, with_size
 
 SPLITS = ("train", "val", "test")
 TWO = ("train", "test")
@@ -65,7 +65,10 @@ def _tinyimagenet(r: Request) -> ImageSet:
 
 
 def _photopatch(r: Request) -> ImageSet:
-    return photopatch.read(r.split, 32 if r.size is None else r.size, **r.options)
+    height, width = pair(32 if r.size is None else r.size)
+    if height != width:
+        raise ValueError(f"size={r.size}: photopatch has square crops")
+    return photopatch.read(r.split, height, **r.options)
 
 
 ENTRIES: dict[str, Entry] = {
