@@ -93,14 +93,18 @@ def _names_binary(home: Path, name: str, kind: str) -> list[str] | None:
 
 
 # What pickles of arrays call, as Python and numpy of any version wrote it; nothing else is ever called.
-_REBUILD, _SCALAR = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _REBUILD,
-    ("numpy._core.multiarray", "_reconstruct"): _REBUILD,
-    ("numpy.core.multiarray", "scalar"): _SCALAR,
-    ("numpy._core.multiarray", "scalar"): _SCALAR,
+    **{
+        (f"numpy.{core}.{module}", name): function
+        for core in ("core", "_core")
+        for module, name, function in (
+            ("multiarray", "_reconstruct", np.empty(0).__reduce__()[0]),
+            ("multiarray", "scalar", np.float64(0).__reduce__()[0]),
+            ("numeric", "_frombuffer", np.empty(0).__reduce_ex__(5)[0]),
+        )
+    },
     ("_codecs", "encode"): lambda text, encoding: text.encode({"latin1": "latin1"}[encoding]),  # bytes of Python 3
 }
 

@@ -1,6 +1,6 @@
 """Classifiers trained by gradient steps: the protocols of arXiv:2502.06314, and the loop that they share.
 
-100 epochs, learning rate · batch / 256 with warm-up and a cosine, crops and flips. On a frozen encoder a head is trained
+100 epochs, learning rate · batch / 256 with warm-up and a cosine, crops and flips. On a frozen encoder a head learns
 by SGD with momentum and no decay; fine-tuning is AdamW on all. The paper reports the best test accuracy over epochs.
 Here the epoch is chosen on a validation part. The paper's number is in ``details["test_max_over_epochs"]``: chosen on
 the test images, it is too good.
