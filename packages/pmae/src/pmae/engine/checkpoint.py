@@ -51,7 +51,7 @@ def save(root: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], sta
     temporary = folder.with_name(f"{folder.name}.tmp")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for stale in (*root.glob("ckpt-*.tmp"), *root.glob("ckpt-*.old")):
+        for stale in root.glob("ckpt-*.tmp"):
             shutil.rmtree(stale)
         temporary.mkdir()
         save_file(model, temporary / MODEL)
@@ -60,10 +60,13 @@ def save(root: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], sta
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
         if folder.exists():  # written before by a run that went back
-            folder.rename(folder.with_name(f"{folder.name}.old"))
+            old = folder.with_name(f"{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
         temporary.rename(folder)
         write_atomically(root / LATEST, f"{folder.name}\n")
-        shutil.rmtree(folder.with_name(f"{folder.name}.old"), ignore_errors=True)
+        for replaced in root.glob("ckpt-*.old"):
+            shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"cannot write {folder}: {error}; earlier checkpoints are untouched") from error
@@ -190,9 +193,10 @@ def _loss(folder: Path) -> float:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Complete checkpoints by step."""
-    found = [(int(m[1]), path) for path in root.glob("ckpt-*") if (m := re.fullmatch(r"ckpt-(\d+)", path.name))]
-    return [path for _, path in sorted(found) if (path / STATE).is_file()]
+    """Complete checkpoints by step; one that a killed process was about to replace comes before its successor."""
+    named = [(re.fullmatch(r"ckpt-(\d+)(\.old)?", path.name), path) for path in root.glob("ckpt-*")]
+    found = [(int(name[1]), name[2] is None, path) for name, path in named if name and (path / STATE).is_file()]
+    return [path for _, _, path in sorted(found)]
 
 
 def _flush(path: Path) -> None:

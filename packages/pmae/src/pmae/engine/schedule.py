@@ -40,7 +40,7 @@ def lr_factor(progress: float, epochs: float, warmup_epochs: float, warmup: str 
     epoch = progress * epochs
     if epoch < warmup_epochs:
         if warmup == "exp10":
-            return 10.0 ** (math.floor(epoch) - warmup_epochs)
+            return 10.0 ** (math.floor(epoch + 1e-9) - warmup_epochs)  # 29/800 · 800 is less than 29
         return epoch / warmup_epochs
     left = epochs - warmup_epochs
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / left)) if left > 0 else 1.0

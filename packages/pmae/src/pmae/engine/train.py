@@ -194,7 +194,7 @@ def _loop(run: Run, stop_at: int, stopped: threading.Event, every: float, tell: 
             record = _close_epoch(run, lr) if whole or ends else None
             if tell is not None and world.main:
                 tell(run.progress, record)
-            if ends or due:
+            if ends or (due and not state.strikes):  # skipped steps may mean that the weights are the fault
                 save(run)
                 saved = state.seconds
             if ends:
