@@ -39,7 +39,12 @@ def run_cost(profile: Profile, rng: np.random.Generator, out: Path, device: str 
 
 
 def _split(
-    experiment: Experiment, profile: Profile, space: MaskSpace, images: np.ndarray, rng: np.random.Generator, device: str
+    experiment: Experiment,
+    profile: Profile,
+    space: MaskSpace,
+    images: np.ndarray,
+    rng: np.random.Generator,
+    device: str,
 ) -> None:
     x = space.standardize(torch.from_numpy(images[: profile.split_batch]).to(device).float() / 255)
     prediction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -92,7 +97,7 @@ def _four_products(x: Tensor, guess: Tensor, v: Tensor, mask: Tensor) -> tuple[T
 
 def _steps(experiment: Experiment, profile: Profile, rng: np.random.Generator, device: str) -> None:
     """FLOPs of both methods, and images/s beside an implementation on transformers' ViTMAE."""
-    side, batch = profile.side, profile.batch
+    side, batch = profile.side, profile.step_batch
     images = photos(2 * max(batch, 64), side=side)
     space = fit_space(images, "rotation").to(device)
     x = torch.from_numpy(images[:batch]).to(device).float() / 255
@@ -106,7 +111,10 @@ def _steps(experiment: Experiment, profile: Profile, rng: np.random.Generator, d
         flops[name] = counter.get_total_flops() / batch
         experiment.metrics.append(Metric(f"{name}: training", flops[name] / 1e9, "GFLOP/image", "lower"))
     experiment.metrics.append(Metric("PMAE FLOPs over those of MAE 75 %", flops["PMAE"] / flops["MAE"], "", "lower"))
-    steps: dict[str, Callable[[], Any]] = {"ours": _step(ours, lambda: ours(x).loss), "mae": _step(mae, lambda: mae(x).loss)}
+    steps: dict[str, Callable[[], Any]] = {
+        "ours": _step(ours, lambda: ours(x).loss),
+        "mae": _step(mae, lambda: mae(x).loss),
+    }
     peer = _peer(ours, space)
     if peer is not None:
         v = space.matrix().contiguous()
@@ -116,7 +124,14 @@ def _steps(experiment: Experiment, profile: Profile, rng: np.random.Generator, d
     spent = in_turns(steps, profile.step_repeats, device)
     speed = {name: batch / float(np.median(times)) for name, times in spent.items()}
     experiment.comparisons.append(
-        Comparison(f"training step, {profile.preset}, {side} px", speed["ours"], speed["mae"], "our MAE 75 %", "images/s", "higher")
+        Comparison(
+            f"training step, {profile.preset}, {side} px",
+            speed["ours"],
+            speed["mae"],
+            "our MAE 75 %",
+            "images/s",
+            "higher",
+        )
     )
     if peer is None:
         return

@@ -15,7 +15,9 @@ def each(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers:
     if workers < 2 or len(jobs) < 2:
         return [function(*job) for job in jobs]
     with ProcessPoolExecutor(
-        min(workers, len(jobs), os.cpu_count() or 1), mp_context=multiprocessing.get_context("spawn"), initializer=_alone
+        min(workers, len(jobs), os.cpu_count() or 1),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_alone,
     ) as pool:
         futures = [pool.submit(function, *job) for job in jobs]
         return [future.result() for future in futures]

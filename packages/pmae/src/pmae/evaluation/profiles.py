@@ -17,7 +17,7 @@ class Profile:
     masks : masks a space.
     draws : masks of the sampler facts.
     split_batch, split_side, split_repeats : the projection benchmark, images of 3 × side × side.
-    step_repeats : training steps timed beside the peer's.
+    step_batch, step_repeats : training steps timed beside the peer's.
     train, test, side, epochs, batch : crops, and how long each model trains on them.
     crop_seeds : of the training and the test crops. model_seeds : one run of each method for each.
     stretched : seeds for which the pixel model also gets the component model's compute.
@@ -41,6 +41,7 @@ class Profile:
     split_batch: int
     split_side: int
     split_repeats: int
+    step_batch: int
     step_repeats: int
     train: int
     test: int
@@ -76,12 +77,13 @@ QUICK = Profile(
     split_batch=256,
     split_side=32,
     split_repeats=7,
+    step_batch=64,
     step_repeats=5,
     train=3_000,
     test=1_500,
     side=32,
     epochs=6,
-    batch=64,
+    batch=32,
     crop_seeds=(1010, 1011),
     model_seeds=(10,),
     stretched=0,
@@ -110,6 +112,7 @@ FULL = replace(
     train=6_000,
     test=3_000,
     epochs=30,
+    batch=64,
     model_seeds=(10, 11, 12),
     stretched=1,
     curve=(0.25, 0.5, 0.75, 1.0),
@@ -123,6 +126,7 @@ GPU = replace(
     experiments=("redundancy", "samplers", "cost", "learning", "ratios", "architecture", "table1"),
     split_batch=512,
     split_side=64,
+    step_batch=512,
     train=50_000,
     test=10_000,
     side=64,

@@ -65,7 +65,13 @@ def run_samplers(profile: Profile, rng: np.random.Generator, out: Path, device: 
     slowest = max(_milliseconds(rule, spectrum / spectrum.sum()) for rule in ("floor", "nearest", "paper", "unbiased"))
     experiment.claims.append(
         Claim(
-            id="sampling-time", measured=slowest, op="<=", value=0.5, n=50, source=TARGET, unit="ms of CPU a mask",
+            id="sampling-time",
+            measured=slowest,
+            op="<=",
+            value=0.5,
+            n=50,
+            source=TARGET,
+            unit="ms of CPU a mask",
             statement=f"A mask of {LARGE:,} components by the slowest permutation rule takes at most half a millisecond.",
         )
     )

@@ -35,9 +35,7 @@ class Files(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def save(
-    model: Any, folder: str | Path, settings: dict[str, Any], weights: dict[str, Tensor] | None = None
-) -> None:
+def save(model: Any, folder: str | Path, settings: dict[str, Any], weights: dict[str, Tensor] | None = None) -> None:
     """Write a model's files into a folder, which is made; see :meth:`PMAE.save_pretrained`.
 
     weights : of the network, on the CPU, where it is sharded over several processes.
