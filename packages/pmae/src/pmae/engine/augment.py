@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..images import unit_scale
-
 CUBIC = -0.5  # free parameter of the cubic kernel (Keys 1981); Pillow's
 TRIES = 10  # as torchvision: draws of a box before the middle of the image is taken
 
@@ -88,7 +86,8 @@ def crop_resize(
         if flips is not None:
             flips = flips.to(images.device, non_blocking=True)
             columns = torch.where(flips[:, None, None], columns.flip(1), columns)
-        views = rows[:, None] @ unit_scale(images) @ columns[:, None].mT
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        views = rows[:, None] @ pixels @ columns[:, None].mT
     return views.clamp_(0, 1)  # the cubic overshoots at edges
 
 

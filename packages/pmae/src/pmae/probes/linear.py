@@ -65,72 +65,91 @@ def linear_probe(
     fit_x, fit_y, val_x, val_y = split_off(train_x, train_y, val, seed)
     labels = as_labels(fit_y, val_y, test_y)
     where = device_for(device)
-    choosing = Logistic(fit_x, labels.train, len(labels.classes), where).fit(l2, CHOOSING)
-    scores = choosing.scores(val_x)
+
+    def data(x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)
+
+    fit, held = data(fit_x, labels.train), data(val_x, labels.val)
+    standardizer = Standardizer(fit[0])
+    values, axes = principal_axes(standardizer(fit[0]))
+    solutions = solve(standardizer(fit[0]) @ axes, fit[1], len(labels.classes), l2, values, CHOOSING)
+    scores = scores_of(standardizer(held[0]) @ axes, *solutions)
     chosen = max(range(len(l2)), key=lambda i: (quality(scores[i], labels.val), l2[i]))
-    both_x, both_y = np.concatenate([fit_x, val_x]), np.concatenate([labels.train, labels.val])
-    final = Logistic(both_x, both_y, len(labels.classes), where).fit([l2[chosen]], FITTING)
+
+    both_x, both_y = torch.cat([fit[0], held[0]]), torch.cat([fit[1], held[1]])
+    standardizer, axes = Standardizer(both_x), axes.double()
+    solution = solve(standardizer(both_x).double() @ axes, both_y, len(labels.classes), [l2[chosen]], values, FITTING)
+    test = scores_of(standardizer(torch.from_numpy(test_x).to(where)).double() @ axes, *solution)[0]
     details = {
         "protocol": "fast",
         "l2": l2[chosen],
         "val_accuracy_by_l2": {str(each): accuracy_of(scores[i], labels.val) for i, each in enumerate(l2)},
     }
-    return scored(labels, final.scores(test_x)[0], scores[chosen], details)
+    return scored(labels, test, scores[chosen], details)
 
 
-class Logistic:
-    """Logistic regressions of several strengths at once.
+class Standardizer:
+    """x ↦ (x − mean) / std; a feature that never varies becomes 0."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.mean, std = x.mean(0), x.std(0, correction=0)
+        self.std = torch.where(std > 1e-6 * (1 + self.mean.abs()), std, torch.inf)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (d,) and axes (d, d) of standardised features (N, d)."""
+    values, axes = torch.linalg.eigh(x.T @ x / len(x))
+    return values.clamp(min=0), axes
+
+
+def solve(
+    z: Tensor, y: Tensor, n_classes: int, l2: Sequence[float], values: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Logistic regressions of several strengths at once: weights (s, d, K) and intercepts (s, 1, K).
 
     One run of L-BFGS minimises the sum of their losses: one matrix product serves them all. At W = 0 the Hessian of a
-    loss is about κ·cov(x) + l2 with κ = 1/K: in the principal axes of the features, scaled by (κλ + l2)^-½, every
-    problem is nearly round. Collinear features, as pixels are, would take thousands of iterations otherwise.
+    loss is about κ·cov(x) + l2 with κ = 1/K: for features along their principal axes, and weights scaled by
+    (κλ + l2)^-½, every problem is nearly round. Collinear features, as pixels are, would take thousands of iterations
+    otherwise. The axes are orthogonal, so that ‖W‖² is what it was.
+
+    z : (N, d) standardised features along principal axes, of which ``values`` (d,) are the variances
+    y : (N,) numbers of classes, or (N, K) of 0 and 1 for K logistic regressions of yes or no
     """
+    (n, d), s, k = z.shape, len(l2), n_classes
+    strengths = z.new_tensor(l2)
+    curvature = 1 / k if y.ndim == 1 else 1 / 4
+    scale = (curvature * values.to(z)[:, None] + strengths).rsqrt()[:, :, None]  # (d, s, 1)
+    u = z.new_zeros(d, s, k, requires_grad=True)
+    intercepts = z.new_zeros(s, k, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [u, intercepts],
+        max_iter=iterations,
+        history_size=30,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-6,
+        tolerance_change=1e-12,
+    )
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, n_classes: int, device: torch.device) -> None:
-        raw = torch.from_numpy(x).to(device)
-        self.mean, std = raw.mean(0), raw.std(0, correction=0)
-        self.std = torch.where(std > 1e-6 * (1 + self.mean.abs()), std, torch.inf)  # a constant feature becomes 0
-        self.x = (raw - self.mean) / self.std
-        self.y = torch.from_numpy(y).to(device)
-        self.n_classes = n_classes
-        self.weights = self.bias = raw.new_zeros(0)
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        w = u * scale
+        scores = (z @ w.flatten(1)).view(n, s, k) + intercepts
+        if y.ndim == 1:
+            total = F.cross_entropy(scores.flatten(0, 1), y.repeat_interleave(s), reduction="sum") / n
+        else:
+            wanted = y.to(z)[:, None].expand_as(scores)
+            total = F.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / n
+        total = total + (w.square().sum((0, 2)) @ strengths) / 2
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
 
-    def fit(self, l2: Sequence[float], iterations: int) -> Logistic:
-        """Minimise for all strengths; returns itself."""
-        (n, d), k, s = self.x.shape, self.n_classes, len(l2)
-        strengths = self.x.new_tensor(l2)
-        curvature = 1 / k if self.y.ndim == 1 else 1 / 4
-        values, axes = torch.linalg.eigh(self.x.T @ self.x / n)
-        z = self.x @ axes
-        scale = (curvature * values.clamp(min=0)[:, None] + strengths).rsqrt()[:, :, None]  # (d, s, 1)
-        u = torch.zeros(d, s, k, device=z.device, requires_grad=True)
-        bias = torch.zeros(s, k, device=z.device, requires_grad=True)
-        optimizer = torch.optim.LBFGS(
-            [u, bias], max_iter=iterations, history_size=10, line_search_fn="strong_wolfe", tolerance_grad=1e-5
-        )
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return (u * scale).detach().transpose(0, 1), intercepts.detach()[:, None]
 
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            w = u * scale
-            total = self._loss((z @ w.flatten(1)).view(n, s, k) + bias) + (w.square().sum((0, 2)) @ strengths) / 2
-            total.backward()
-            return total
 
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
-        self.weights = torch.einsum("de,esk->sdk", axes, (u * scale).detach())
-        self.bias = bias.detach()
-        return self
-
-    def _loss(self, scores: Tensor) -> Tensor:
-        """Mean over images, sum over strengths."""
-        n, s, _ = scores.shape
-        if self.y.ndim == 1:
-            return F.cross_entropy(scores.flatten(0, 1), self.y.repeat_interleave(s), reduction="sum") / n
-        wanted = self.y.float()[:, None].expand_as(scores)
-        return F.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / n
-
-    @torch.no_grad()
-    def scores(self, x: np.ndarray) -> np.ndarray:
-        """Log odds (s, N, K) for each strength."""
-        z = (torch.from_numpy(x).to(self.mean.device) - self.mean) / self.std
-        return (z @ self.weights + self.bias[:, None]).cpu().numpy()
+def scores_of(z: Tensor, weights: Tensor, intercepts: Tensor) -> np.ndarray:
+    """Log odds (s, N, K) for each strength."""
+    return (z @ weights + intercepts).cpu().numpy()
