@@ -10,10 +10,10 @@ from ..engine.train import fit
 from ..models import PMAE, PMAEConfig
 from ..probes import knn_probe
 from ..probes.features import extract
+from ..space import MaskSpace
 from .learning import LEARNING_RATE, RATIO, _crops, _space, fresh_fvu
 from .profiles import Profile
 from .report import PAPER, Claim, Experiment, Metric
-from ..space import MaskSpace
 
 
 def run_architecture(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
@@ -33,8 +33,8 @@ def run_architecture(profile: Profile, rng: np.random.Generator, out: Path, devi
 
     before = neighbours()
     fit(
-        model, train, profile.backbone_epochs, batch_size=profile.batch, lr=LEARNING_RATE, augment="flip", device=device,
-        precision=profile.precision, seed=10,
+        model, train, profile.backbone_epochs, batch_size=profile.batch, lr=LEARNING_RATE, augment="flip",
+        precision=profile.precision, seed=10, device=device,
     )  # fmt: skip
     unexplained, after = fresh_fvu(model, test, 10, device), neighbours()
     name = f"{profile.backbone}, {profile.backbone_epochs} epochs of {len(train):,} crops"
@@ -42,7 +42,8 @@ def run_architecture(profile: Profile, rng: np.random.Generator, out: Path, devi
         Claim(
             id="any-architecture", measured=float(np.mean(unexplained)), op="<", value=0.95, n=len(unexplained),
             statement="A convolutional network learns from masked components as well: unseen images, fresh masks.",
-            paper="qualitative: the method asks nothing of the network", unit="fraction of variance unexplained", note=name,
+            paper="qualitative: the method asks nothing of the network", note=name,
+            unit="fraction of variance unexplained",
         ),
         Claim(
             id="any-architecture-features", measured=after - before, op=">", value=0.0, n=1, source=PAPER,

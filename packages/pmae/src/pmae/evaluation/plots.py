@@ -89,7 +89,8 @@ def draw_reconstructions(component: Path, pixel: Path, images: np.ndarray, path:
     from ..models import load
 
     x = torch.from_numpy(np.array(images[:: max(1, len(images) // n)][:n])).float() / 255
-    ours, mae = load(component), load(pixel)
+    ours: Any = load(component)
+    mae: Any = load(pixel)
     seen = ours(x, ours.sampler.sample())
     patches = mae(x)
     rows = {

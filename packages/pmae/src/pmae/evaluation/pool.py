@@ -24,9 +24,8 @@ def each(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers:
 
 
 def _alone() -> None:
-    from threadpoolctl import threadpool_limits
-
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
     threadpool_limits(1)

@@ -60,7 +60,7 @@ def run_redundancy(profile: Profile, rng: np.random.Generator, out: Path, device
         Claim(
             id="patches-are-redundant", measured=worst("fvu_heldout", "patch", max), op="<=", value=0.6, n=n,
             source=DERIVED, unit="fraction of variance unexplained",
-            statement="With 75 % of the patches hidden, ridge regression on the visible pixels explains much of the rest.",
+            statement="With 75 % of the patches hidden, ridge regression on visible pixels explains much of the rest.",
         ),
         Claim(
             id="pca-least-redundant", op=">", value=0.0, n=len(table), source=DERIVED,

@@ -72,7 +72,7 @@ def run_samplers(profile: Profile, rng: np.random.Generator, out: Path, device: 
             n=50,
             source=TARGET,
             unit="ms of CPU a mask",
-            statement=f"A mask of {LARGE:,} components by the slowest permutation rule takes at most half a millisecond.",
+            statement=f"A mask of {LARGE:,} components by the slowest permutation rule takes at most half a ms.",
         )
     )
     draw_samplers(realised, often, shares, RATIO, out / "samplers.png")
