@@ -11,7 +11,8 @@ from ..models import PMAE, PMAEConfig
 from ..probes import knn_probe
 from ..probes.features import extract
 from ..space import MaskSpace
-from .learning import LEARNING_RATE, RATIO, _crops, _space, fresh_fvu
+from .crops import crops, space_file
+from .learning import LEARNING_RATE, RATIO, fresh_fvu
 from .profiles import Profile
 from .report import PAPER, Claim, Experiment, Metric
 
@@ -19,12 +20,12 @@ from .report import PAPER, Claim, Experiment, Metric
 def run_architecture(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
     """A short run of a timm backbone in the same space."""
     experiment = Experiment()
-    space = MaskSpace.load(_space(profile, out, "pca", device))
+    space = MaskSpace.load(space_file(profile, out, "pca", device))
     config = PMAEConfig(
         backbone=profile.backbone, backbone_args={"output_stride": 8}, ratio=RATIO, masks_per_batch=4, seed=10
     )
     model = PMAE(config, space).to(device)
-    (train, labels), (test, wanted) = _crops(profile, "train"), _crops(profile, "test")
+    (train, labels), (test, wanted) = crops(profile, "train"), crops(profile, "test")
     train, labels = train[: profile.backbone_train], labels[: profile.backbone_train]
 
     def neighbours() -> float:

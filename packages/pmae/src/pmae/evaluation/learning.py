@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from ..models import PMAE, PixelMAE, PMAEConfig
 from ..probes import knn_probe, linear_probe
 from ..probes.features import extract
 from ..samplers import ComponentSampler
-from ..space import MaskSpace, fit_space
+from ..space import MaskSpace
+from .crops import crops, images_of, space_file
 from .plots import draw_curves, draw_reconstructions
 from .pool import each
 from .profiles import Profile
@@ -31,7 +32,6 @@ from .report import Artifact, Claim, Experiment, Metric, t_interval
 RATIO, PATCHES = 0.2, 0.75  # hidden share of the variance, and of the patches: the paper's usual ones
 LEARNING_RATE = 1e-3
 FRESH = 32  # masks of the held-out fraction of variance unexplained
-POOLS = ("avg", "cls")
 RANDOM = (0.1, 0.9)
 
 
@@ -74,7 +74,7 @@ class Run:
 def run_learning(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
     """Seeds of both methods, their baselines, the pixel model at the component model's cost."""
     experiment = Experiment()
-    space = _space(profile, out, "pca", device)
+    space = space_file(profile, out, "pca", device)
     seeds = profile.model_seeds
     jobs = [Job("pmae", seed, profile.epochs, RATIO, space, curve=profile.curve) for seed in seeds]
     jobs += [Job("mae", seed, profile.epochs, PATCHES, space, curve=profile.curve) for seed in seeds]
@@ -98,7 +98,7 @@ def run_learning(profile: Profile, rng: np.random.Generator, out: Path, device: 
     for name, group in named.items():
         _table(experiment, name, group)
     draw_reconstructions(
-        _folder(out, ours[0].job), _folder(out, mae[0].job), _crops(profile, "test")[0], out / "masked.png"
+        _folder(out, ours[0].job), _folder(out, mae[0].job), crops(profile, "test")[0], out / "masked.png"
     )
     experiment.artifacts.append(Artifact("masked.png", "Test crops: hidden, seen and predicted, by both methods"))
     if len(profile.curve) > 1:
@@ -115,7 +115,7 @@ def run_learning(profile: Profile, rng: np.random.Generator, out: Path, device: 
 def run_ratios(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
     """Accuracy over the hidden share, ratios drawn at random, and other bases (C4 and C6)."""
     experiment = Experiment()
-    space = _space(profile, out, "pca", device)
+    space = space_file(profile, out, "pca", device)
     seeds, epochs = profile.model_seeds[:2], profile.epochs / 2
     sweep = {
         "pmae": (RATIO, *profile.ratios),
@@ -125,7 +125,7 @@ def run_ratios(profile: Profile, rng: np.random.Generator, out: Path, device: st
     if profile.random_ratio:
         jobs += [Job(method, seed, epochs, RANDOM, space) for method in sweep for seed in profile.model_seeds[:3]]
     for basis in profile.bases:
-        other = _space(profile, out, basis, device)
+        other = space_file(profile, out, basis, device)
         jobs += [Job("pmae", seed, epochs, RATIO, other, basis) for seed in seeds]
     runs = _all(jobs, profile, out, device)
     spread = {}
@@ -168,8 +168,8 @@ def run_ratios(profile: Profile, rng: np.random.Generator, out: Path, device: st
 def train_one(job: Job, profile: Profile, out: Path, device: str) -> Run:
     """Train, and probe after each share of the curve; the same run goes on from where it was probed."""
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
-    train, labels = _images(job.source, profile, "train")
-    test, wanted = _images(job.source, profile, "test")
+    train, labels = images_of(job.source, profile, "train")
+    test, wanted = images_of(job.source, profile, "test")
     model = model_of(job, profile, device)
     spent, speed = 0.0, 0.0
     accuracy, losses = [], []
@@ -184,22 +184,24 @@ def train_one(job: Job, profile: Profile, out: Path, device: str) -> Run:
             spent += (time.process_time() if device == "cpu" else time.perf_counter()) - began
             losses = [float(record["fvu"]) for record in result.history]
             speed = result.images_per_s
-        accuracy.append(judge(model, train, labels, test, wanted, device))
+        accuracy.append(judge(model, train, labels, test, wanted, profile.pools, device))
     return Run(job, accuracy, losses, fresh_fvu(model, test, job.seed, device), spent, speed)
 
 
 def model_of(job: Job, profile: Profile, device: str) -> Any:
     """The model of a job, before training."""
     space = MaskSpace.load(job.space)
-    config = PMAEConfig(profile.preset, ratio=job.ratio, seed=job.seed)
-    made = PMAE(config, space) if job.method == "pmae" else PixelMAE(replace(config, masks_per_batch=1), space)
+    config = PMAEConfig(profile.preset, ratio=job.ratio, seed=job.seed, masks_per_batch=profile.masks_per_batch)
+    made = PMAE(config, space) if job.method == "pmae" else PixelMAE(config, space)
     return made.to(device)
 
 
-def judge(model: Any, train: Any, labels: Any, test: Any, wanted: Any, device: str) -> dict[str, float]:
+def judge(
+    model: Any, train: Any, labels: Any, test: Any, wanted: Any, pools: Sequence[str], device: str
+) -> dict[str, float]:
     """Accuracies in % of a linear probe and 10 nearest neighbours on pooled features."""
     found = {}
-    for pool in POOLS:
+    for pool in pools:
         x, y = (extract(model, images, pool=pool, device=device) for images in (train, test))
         found[f"{pool} linear"] = 100 * linear_probe(x, labels, y, wanted).accuracy
         found[f"{pool} knn"] = 100 * knn_probe(x, labels, y, wanted, k=10).accuracy
@@ -241,29 +243,6 @@ def _of(runs: Sequence[Run], method: str) -> list[Run]:
 
 def _folder(out: Path, job: Job) -> Path:
     return out / "runs" / job.name
-
-
-def _space(profile: Profile, out: Path, basis: str, device: str, source: str = "photopatch") -> str:
-    """The file of a space that all jobs share."""
-    path = out / "runs" / f"{source}-{basis}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fit_space(_images(source, profile, "train")[0], basis, device=device).save(path)
-    return str(path)
-
-
-def _images(source: str, profile: Profile, split: str) -> tuple[np.ndarray, Any]:
-    if source == "photopatch":
-        return _crops(profile, split)
-    found = data.load(source, split=split)
-    n = profile.fashion_train if split == "train" else profile.test
-    return found.images[:n], found.labels[:n]  # type: ignore[index]
-
-
-def _crops(profile: Profile, split: str) -> tuple[np.ndarray, Any]:
-    n, seed = (profile.train, profile.crop_seeds[0]) if split == "train" else (profile.test, profile.crop_seeds[1])
-    found = data.load("photopatch", split=split, size=profile.side, n=n, seed=seed)
-    return found.images, found.labels
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -334,12 +313,10 @@ def _interval(values: Any) -> str:
 
 
 def _table(experiment: Experiment, name: str, runs: list[Run]) -> None:
-    for key in (f"{pool} {probe}" for pool in POOLS for probe in ("linear", "knn")):
+    for key in runs[0].accuracy[-1] if runs else ():
         values = [run.final(key) for run in runs]
-        if values:
-            experiment.metrics.append(
-                Metric(f"{name}: {key}, mean of {len(values)}", float(np.mean(values)), "%", "higher")
-            )
+        mean = float(np.mean(values))
+        experiment.metrics.append(Metric(f"{name}: {key}, mean of {len(values)}", mean, "%", "higher"))
         if len(values) > 1:
             experiment.metrics.append(Metric(f"{name}: {key}, sd", float(np.std(values, ddof=1)), "points", "lower"))
     speeds = [run.images_per_s for run in runs if run.images_per_s]
@@ -350,7 +327,7 @@ def _table(experiment: Experiment, name: str, runs: list[Run]) -> None:
 def _baselines(experiment: Experiment, profile: Profile, space: Path) -> None:
     """Raw pixels, and as many principal components as the encoder has features."""
     loaded = MaskSpace.load(space)
-    (train, labels), (test, wanted) = _crops(profile, "train"), _crops(profile, "test")
+    (train, labels), (test, wanted) = crops(profile, "train"), crops(profile, "test")
     width = PMAEConfig(profile.preset).dim
     pixels = [loaded.standardize(torch.from_numpy(np.array(x)).float() / 255) for x in (train, test)]
     inputs = {
@@ -368,7 +345,7 @@ def _baselines(experiment: Experiment, profile: Profile, space: Path) -> None:
 def _fashion(experiment: Experiment, profile: Profile, out: Path, device: str) -> None:
     """Small grey images, on which raw pixels alone do well: reported, not judged."""
     try:
-        space = _space(replace(profile, side=28), out, "pca", device, "fashion_mnist")
+        space = space_file(profile, out, "pca", device, "fashion_mnist")
     except data.MissingSourceError:
         return
     for method, ratio in (("pmae", RATIO), ("mae", PATCHES)):

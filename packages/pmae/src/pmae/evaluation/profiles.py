@@ -26,7 +26,8 @@ class Profile:
     random_ratio : whether models with ratios drawn from (.1, .9) are trained.
     fashion_train : Fashion-MNIST images for one run of each method (0 = skip).
     backbone : timm backbone of the architecture run, its epochs and crops ("" = skip).
-    preset, precision, compile : of the models.
+    preset, masks_per_batch, precision, compile : of the models.
+    pools : how features are pooled.
     bases : further bases trained at the recommended ratio.
     workers : models trained at the same time, one thread each.
     """
@@ -60,6 +61,8 @@ class Profile:
     backbone_epochs: int
     backbone_train: int
     preset: str
+    masks_per_batch: int
+    pools: tuple[str, ...]
     precision: str
     compile: bool
     bases: tuple[str, ...]
@@ -96,6 +99,8 @@ QUICK = Profile(
     backbone_epochs=0,
     backbone_train=0,
     preset="tiny",
+    masks_per_batch=2,
+    pools=("avg",),
     precision="fp32",
     compile=False,
     bases=(),
@@ -104,6 +109,8 @@ QUICK = Profile(
 FULL = replace(
     QUICK,
     name="full",
+    masks_per_batch=4,
+    pools=("avg", "cls"),
     experiments=("redundancy", "samplers", "cost", "learning", "architecture", "table1"),
     photo_spaces=("pca", "patch", "pixel", "dct", "kron", "patch_pca", "haar_pca", "rotation"),
     masks=4,

@@ -9,7 +9,8 @@ import numpy as np
 
 from .. import data
 from ..redundancy import RedundancyReport, linear_redundancy
-from ..space import fit_space
+from ..space import MaskSpace, fit_space
+from .crops import space_file
 from .plots import draw_redundancy
 from .pool import each
 from .profiles import Profile
@@ -33,7 +34,12 @@ def run_redundancy(profile: Profile, rng: np.random.Generator, out: Path, device
     """The table of schemes on both data sets; the claim is on the worst data set for it."""
     experiment = Experiment()
     seed = int(rng.integers(2**31))
-    jobs = [("photopatch", name, profile.photos, profile.masks, seed) for name in profile.photo_spaces]
+    # The same crops as those of training, if as many are asked for: their components are needed there anyway.
+    ready = space_file(profile, out, "pca", device) if profile.photos == profile.train else ""
+    jobs: list[tuple[Any, ...]] = [
+        ("photopatch", name, profile.photos, profile.masks, seed, ready if name == "pca" else "")
+        for name in profile.photo_spaces
+    ]
     if profile.fashion and _here("fashion_mnist"):
         jobs += [("fashion_mnist", name, profile.fashion, 2 * profile.masks, seed) for name in SCHEMES]
     # Two processes: the decompositions of the photographs are most of the work.
@@ -80,12 +86,12 @@ def run_redundancy(profile: Profile, rng: np.random.Generator, out: Path, device
     return experiment
 
 
-def _one(name: str, scheme: str, n: int, masks: int, seed: int) -> RedundancyReport:
+def _one(name: str, scheme: str, n: int, masks: int, seed: int, ready: str = "") -> RedundancyReport:
     images = photos(n) if name == "photopatch" else data.load(name, split="train").images[:n]
     basis, share, options = SCHEMES[scheme]
     if basis == "patch":
         options = {"patch_size": PATCH[images.shape[-1]]}
-    space = fit_space(images, basis, seed=seed, **options)
+    space = MaskSpace.load(ready) if ready else fit_space(images, basis, seed=seed, **options)
     return linear_redundancy(images, space, share, n_masks=masks, seed=seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ def run(
     ----------
     profile : "quick", "full", "gpu", "paper", or a ``Profile``.
     seed : root seed; every experiment draws from its own stream, so that ``only`` does not change results.
-    out : folder of results.json, the PNGs and ``experiments/learning.json`` etc.
+    out : folder of results.json, the PNGs, ``experiments/learning.json`` etc.; its ``runs`` holds the trained models
     only : ids such as ["redundancy"]; default all of the profile.
     resume : take finished experiments from ``out/experiments`` if they belong to this profile, seed and version.
     device : "auto", "cpu" or "cuda", where models train.
@@ -65,6 +66,8 @@ def run(
     ids = _experiments(chosen, only)
     folder = Path(out)
     (folder / "experiments").mkdir(parents=True, exist_ok=True)
+    if not resume:
+        shutil.rmtree(folder / "runs", ignore_errors=True)  # models of an earlier run would count as trained
 
     done: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
