@@ -131,7 +131,8 @@ def fit(
     _positive(epochs=epochs, batch_size=batch_size, lr=lr, wall_clock=wall_clock, stop_after=stop_after)
     _positive(accumulate=accumulate)
     path = None if out is None else Path(out)
-    with joined(device) as world, _signals() as stopped:
+    world = joined(device)
+    with _signals() as stopped:
         feed = Feed(images, world.device, layout)
         if tuple(feed.shape) != tuple(model.image_shape):
             raise ShapeError(f"images have shape {tuple(feed.shape)}, the model is for {tuple(model.image_shape)}")
