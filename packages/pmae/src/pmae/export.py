@@ -12,6 +12,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def to_timm(model: PMAE | PixelMAE, folder: Path) -> None:
     config = {
         "architecture": architecture,
         "num_classes": 0,
-        "num_features": encoder.num_features,
+        "num_features": encoder.embed_dim,
         "pretrained_cfg": {
             "input_size": [channels, h * stride, w * stride],
             "num_classes": 0,
@@ -158,7 +159,7 @@ def to_torchscript(model: PMAE | PixelMAE, path: Path, pool: str = "avg") -> Non
     featurizer, images = Featurizer(model, pool).eval(), torch.zeros(2, *model.image_shape)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing notes that shapes are constants, which here they are
-        traced = torch.jit.trace(featurizer, images)
+        traced = torch.jit.trace(featurizer, images)  # type: ignore[no-untyped-call]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, lambda temporary: traced.save(str(temporary)))
 
@@ -173,6 +174,7 @@ class Featurizer(nn.Module):
 
     def __init__(self, model: PMAE | PixelMAE, pool: str) -> None:
         super().__init__()
+        model.network.check_pool(pool)
         copy = Network(model.config, model.image_shape)
         copy.load_state_dict(model.network.state_dict())
         s = model.standardizer
@@ -202,9 +204,9 @@ def _write_folder(
     }
     for name, tensors in files.items():
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        write_file(folder / name, lambda path, plain=plain: save_file(plain, path, metadata={"format": "pt"}))
+        write_file(folder / name, partial(save_file, plain, metadata={"format": "pt"}))
     for name, text in texts.items():
-        write_file(folder / name, lambda path, text=text: path.write_text(json.dumps(text, indent=2) + "\n"))
+        write_file(folder / name, partial(Path.write_text, data=json.dumps(text, indent=2) + "\n"))
 
 
 # From timm's names and those of our decoder to the names of transformers' checkpoints, in this order.

@@ -20,7 +20,7 @@ from ..standardize import Standardizer
 from . import pretrained
 from .config import PMAEConfig
 from .network import Network
-from .patches import PatchSampler, patchify, pixels_of, unpatchify
+from .patches import PatchSampler, noise, patchify, pixels_of, unpatchify
 
 
 class PMAEOutput(NamedTuple):
@@ -106,11 +106,9 @@ class PMAE(_Autoencoder):
         self.config = config = config.for_images(space.image_shape, ratio=0.15)
         assert config.ratio is not None
         self.image_shape = space.image_shape
-        self.sampler = ComponentSampler(
-            space.shares, config.ratio, config.rule, seed=config.seed, radii=space.radii
-        )  # fmt: skip
+        self.sampler = ComponentSampler(space.shares, config.ratio, config.rule, seed=config.seed, radii=space.radii)
         self.space = space
-        self.network = Network(config, space.image_shape)
+        self.network = Network(config, space.image_shape, drops_tokens=config.token_drop > 0)
         self.bucketed = False
 
     @property
@@ -175,15 +173,11 @@ class PMAE(_Autoencoder):
 
     def _checked(self, mask: Tensor, batch: int) -> Tensor:
         n = self.space.n_groups
-        shape = tuple(mask.shape)
-        if (
-            mask.dtype != torch.bool
-            or shape[-1:] != (n,)
-            or (mask.ndim != 1 and not (mask.ndim == 2 and 0 < len(mask) <= batch))
-        ):
+        fits = mask.ndim == 1 or (mask.ndim == 2 and 0 < len(mask) <= batch)
+        if not fits or mask.shape[-1] != n or mask.dtype != torch.bool:
             raise ShapeError(
-                f"mask is {mask.dtype} of shape {shape}; it has to be bool and ({n},), (k, {n}) with k slices of the "
-                f"{batch} images, or ({batch}, {n})"
+                f"mask is {mask.dtype} of shape {tuple(mask.shape)}; it has to be bool and ({n},), (k, {n}) with k "
+                f"slices of the {batch} images, or ({batch}, {n})"
             )
         return mask.cpu()
 
@@ -197,13 +191,8 @@ class PMAE(_Autoencoder):
         if self.config.token_drop == 0:
             return None
         h, w = self.network.encoder.grid
-        shape = (len(x), h * w)
-        noise = (
-            torch.rand(shape, generator=generator)
-            if generator
-            else torch.from_numpy(self.sampler.generator.random(shape))
-        )
-        return noise.argsort(dim=1)[:, : max(1, round(h * w * (1 - self.config.token_drop)))].to(x.device)
+        order = noise((len(x), h * w), generator or self.sampler.generator).argsort(dim=1)
+        return order[:, : max(1, round(h * w * (1 - self.config.token_drop)))].to(x.device)
 
 
 class PixelMAE(_Autoencoder):
@@ -241,7 +230,7 @@ class PixelMAE(_Autoencoder):
             raise ValueError("MAE drops patches, which decoder='light' cannot fill; use 'vit' or 'conv'")
         self.image_shape = scale.image_shape
         self.standardizer = scale.standardizer if isinstance(scale, MaskSpace) else scale
-        self.network = Network(config, scale.image_shape)
+        self.network = Network(config, scale.image_shape, drops_tokens=config.ratio != 0)
         self.sampler = PatchSampler(self.n_patches, config.ratio, config.seed)
 
     @property
@@ -303,7 +292,7 @@ class PixelMAE(_Autoencoder):
     def _checked(self, mask: Tensor, batch: int) -> Tensor:
         t = self.n_patches
         full = mask.expand(batch, t) if mask.shape == (t,) else mask
-        if full.dtype != torch.bool or full.shape != (batch, t) or len(full.sum(1).unique()) != 1 or full.all():
+        if full.dtype != torch.bool or full.shape != (batch, t) or full.sum(1).min() != full.sum(1).max() or full.all():
             raise ShapeError(
                 f"mask is {mask.dtype} of shape {tuple(mask.shape)}; it has to be bool and ({batch}, {t}) or ({t},), "
                 "hide as many patches of each image as of the others, and leave one visible"

@@ -15,6 +15,8 @@ from .config import padded_size
 class TimmEncoder(nn.Module):
     """A timm model seen as tokens: the cells of its last feature map, row by row.
 
+    Parameters that only the model's own classifier uses, such as ConvNeXt's last norm, are not trained.
+
     Parameters
     ----------
     name : of a timm model that has a feature map or patch tokens, such as resnet18, convnext_atto,
@@ -36,6 +38,8 @@ class TimmEncoder(nn.Module):
         The image is not a multiple of the model's stride, and `pad` is False.
     """
 
+    backbone: Any
+
     def __init__(
         self, name: str, image_shape: tuple[int, int, int], pad: bool = False, options: Mapping[str, Any] | None = None
     ) -> None:
@@ -45,7 +49,8 @@ class TimmEncoder(nn.Module):
             raise ValueError(f"timm has no model {name!r}; there are, among others, {', '.join(near)}")
         arguments = dict(in_chans=image_shape[0], num_classes=0, **(options or {}))
         with torch.device("meta"):
-            reduction = int(timm.create_model(name, **arguments).feature_info[-1]["reduction"])
+            outline: Any = timm.create_model(name, **arguments)
+        reduction = int(outline.feature_info[-1]["reduction"])
         size = padded_size(image_shape, reduction, pad)
         pretrained = timm.get_pretrained_cfg(name)
         if pretrained is not None and pretrained.fixed_input_size:
@@ -56,8 +61,9 @@ class TimmEncoder(nn.Module):
         self.num_prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
         self.stride, self.grid = self._probe(image_shape[0], size)
 
-    def encode(self, images: Tensor, keep: None = None) -> Tensor:
-        """Tokens (B, num_prefix_tokens + h·w, embed_dim) of standardised images (B, C, H, W)."""
+    def encode(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens (B, num_prefix_tokens + h·w, embed_dim) of standardised images (B, C, H, W); it drops none."""
+        assert keep is None
         x = self.backbone.forward_features(images)
         if x.ndim == 4:
             x = x.flatten(1, 2) if self._channels_last(x) else x.flatten(2).transpose(1, 2)
@@ -72,9 +78,13 @@ class TimmEncoder(nn.Module):
 
     def _probe(self, channels: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
         training = self.backbone.training
-        with torch.no_grad():
+        with torch.enable_grad():
             x = self.backbone.eval().forward_features(torch.zeros(1, channels, *size))
+            parameters = [p for p in self.backbone.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(x.sum(), parameters, allow_unused=True)
         self.backbone.train(training)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
         if x.ndim == 4:
             height, width = x.shape[1:3] if self._channels_last(x) else x.shape[2:]
             stride = size[0] // height

@@ -17,6 +17,8 @@ from .vit import LayerNorm, initialize, positions
 class ViTDecoder(nn.Module):
     """The decoder of MAE, which is the paper's: transformer blocks on all tokens, then a linear map to pixels."""
 
+    pos_embed: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -91,7 +93,7 @@ class ConvDecoder(nn.Module):
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """Images of tokens; see the module."""
         x = _restore(self.embed(tokens), keep, self.mask_token, self.prefix, self.grid)
-        x = _merge_prefix(x, self.prefix).transpose(1, 2).unflatten(2, self.grid)
+        x = _merge_prefix(x, self.prefix).transpose(1, 2).reshape(len(x), -1, *self.grid)
         return self.head(self.stages(x))
 
 

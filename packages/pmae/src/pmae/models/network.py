@@ -23,9 +23,10 @@ class Network(nn.Module):
     ----------
     config : of which everything is decided (:meth:`PMAEConfig.for_images`).
     image_shape : (C, H, W).
+    drops_tokens : whether :meth:`forward` will be given `keep`; if not, the decoder's mask token is not trained.
     """
 
-    def __init__(self, config: PMAEConfig, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: PMAEConfig, image_shape: tuple[int, int, int], drops_tokens: bool = False) -> None:
         super().__init__()
         channels, self.height, self.width = image_shape
         self.encoder: ViTEncoder | TimmEncoder
@@ -41,6 +42,8 @@ class Network(nn.Module):
                     channels, size, config.patch_size, config.dim, config.depth, config.heads, config.mlp_ratio
                 )
             self.decoder = _decoder(config, self.encoder, channels)
+        if isinstance(self.decoder, ViTDecoder | ConvDecoder):
+            self.decoder.mask_token.requires_grad_(drops_tokens)
 
     def forward(self, visible: Tensor, keep: Tensor | None = None) -> Tensor:
         """Predicted images (B, C, H, W) of visible ones, both standardised, in their dtype.
@@ -70,12 +73,9 @@ class Network(nn.Module):
         ValueError
             Unknown `pool`, or one that the encoder does not have.
         """
-        if pool not in POOLS:
-            raise ValueError(f"pool is {pool!r}; it has to be one of {', '.join(POOLS)}")
+        self.check_pool(pool)
         encoder, x = self.encoder, self.padded(images)
         prefix = encoder.num_prefix_tokens
-        if prefix == 0 and "cls" in pool:
-            raise ValueError(f"pool={pool!r}: this encoder has no CLS token; take pool='avg' or 'tokens'")
         if pool == "avg" and prefix == 0 and isinstance(encoder, TimmEncoder):
             return encoder.pooled(x)
         tokens = encoder.encode(x)
@@ -83,6 +83,13 @@ class Network(nn.Module):
         if pool == "tokens":
             return patches
         return {"cls": cls, "avg": patches.mean(1), "cls+avg": torch.cat([cls, patches.mean(1)], dim=1)}[pool]
+
+    def check_pool(self, pool: str) -> None:
+        """Raises ValueError for a pool that :meth:`features` does not know or that the encoder does not have."""
+        if pool not in POOLS:
+            raise ValueError(f"pool is {pool!r}; it has to be one of {', '.join(POOLS)}")
+        if "cls" in pool and self.encoder.num_prefix_tokens == 0:
+            raise ValueError(f"pool={pool!r}: this encoder has no CLS token; take pool='avg' or 'tokens'")
 
     def padded(self, images: Tensor) -> Tensor:
         """Images as the encoder sees them: in the dtype of the weights, zeros at the bottom and right if need be."""

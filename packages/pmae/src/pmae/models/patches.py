@@ -26,12 +26,19 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
 
 def pixels_of(mask: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     """A value per patch (B, h·w) as one per pixel (B, 1, h·patch, w·patch)."""
-    return mask.unflatten(1, grid)[:, None].repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    return mask.reshape(-1, 1, *grid).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
 
 
-def mask_from_noise(noise: Tensor, keep: int) -> Tensor:
+def mask_from_noise(values: Tensor, keep: int) -> Tensor:
     """Bool mask of noise (B, T), True = hidden: in each row the `keep` patches of least noise stay visible."""
-    return torch.ones_like(noise, dtype=torch.bool).scatter(1, noise.argsort(dim=1)[:, :keep], False)
+    return torch.ones_like(values, dtype=torch.bool).scatter(1, values.argsort(dim=1)[:, :keep], False)
+
+
+def noise(shape: tuple[int, int], generator: torch.Generator | np.random.Generator) -> Tensor:
+    """Uniform noise in [0, 1), on the CPU."""
+    if isinstance(generator, torch.Generator):
+        return torch.rand(shape, generator=generator)
+    return torch.from_numpy(generator.random(shape))
 
 
 class PatchSampler:
@@ -49,9 +56,8 @@ class PatchSampler:
         ratio = self.generator.uniform(*self.ratio) if isinstance(self.ratio, tuple) else self.ratio
         if ratio == 0:
             return torch.zeros(n, self.n_patches, dtype=torch.bool)
-        shape = (n, self.n_patches)
-        noise = torch.rand(shape, generator=generator) if generator else torch.from_numpy(self.generator.random(shape))
-        return mask_from_noise(noise, min(max(1, int(self.n_patches * (1 - ratio))), self.n_patches - 1))
+        keep = min(max(1, int(self.n_patches * (1 - ratio))), self.n_patches - 1)
+        return mask_from_noise(noise((n, self.n_patches), generator or self.generator), keep)
 
     def masked_share(self, mask: Tensor) -> float:
         """Share of the patches that masks (n, T) hide, their mean."""

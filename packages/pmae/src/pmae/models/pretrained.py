@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -21,9 +21,6 @@ from ..errors import CheckpointError
 from ..space import MaskSpace
 from ..standardize import Standardizer
 from .config import PMAEConfig
-
-if TYPE_CHECKING:
-    from .autoencoder import PMAE, PixelMAE
 
 CONFIG, MODEL, SPACE = "config.yaml", "model.safetensors", "space.safetensors"
 _SCALE = ("mean", "std", "varies")
@@ -38,12 +35,10 @@ class Files(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def save(
-    model: PMAE | PixelMAE | Any, folder: str | Path, settings: dict[str, Any], weights: dict[str, Tensor] | None = None
-) -> None:
-    """Write a model's files into a folder, which is made; see :meth:`PMAE.save_pretrained`.
+def save(model: Any, folder: str | Path, settings: dict[str, Any], weights: dict[str, Tensor] | None = None) -> None:
+    """Write the files of a PMAE or PixelMAE into a folder, which is made; see their ``save_pretrained``.
 
-    weights : of the network, on the CPU, where it is sharded over several processes.
+    weights : of the network, on the CPU, where they are sharded over several processes.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +66,9 @@ def read(folder: str | Path) -> Files:
     try:
         settings = yaml.safe_load((folder / CONFIG).read_text())
         method, config = settings["method"], PMAEConfig.from_dict(settings["model"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        if lost := config.to_dict().keys() - settings["model"].keys():
+            raise ValueError(f"it has no {', '.join(sorted(lost))}")
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} is not the configuration of a model: {error}") from error
     about = _about(folder / MODEL)
     if about.get("method") != method or method not in ("pmae", "mae"):
@@ -82,8 +79,10 @@ def read(folder: str | Path) -> Files:
     except SafetensorError as error:
         raise CheckpointError(f"{folder / MODEL} is damaged: {error}") from error
     if method == "mae":
-        numbers = [weights.pop(f"standardizer.{name}") for name in _SCALE]
-        return Files(method, config, Standardizer(tuple(about["image_shape"]), *numbers, about["standardize"]), weights)
+        channels, height, width = about["image_shape"]
+        mean, std, varies = (weights.pop(f"standardizer.{name}") for name in _SCALE)
+        scale = Standardizer((channels, height, width), mean, std, varies, about["standardize"])
+        return Files(method, config, scale, weights)
     if not (folder / SPACE).is_file():
         raise CheckpointError(f"{folder} has no {SPACE}, which a model of method pmae needs")
     space = MaskSpace.load(folder / SPACE)

@@ -23,7 +23,7 @@ def declare_missing() -> None:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        _library = torch.library.Library("torchvision", "FRAGMENT")
+        _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for schema in _SCHEMAS:
-            _library.define(schema)
+            _library.define(schema)  # type: ignore[no-untyped-call]
         import_module("torchvision")

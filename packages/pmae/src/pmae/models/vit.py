@@ -7,12 +7,13 @@ autoencoders (He et al. 2022, arXiv:2111.06377).
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 class ViTEncoder(VisionTransformer):
@@ -39,6 +40,7 @@ class ViTEncoder(VisionTransformer):
         self.stride = patch_size
         self.grid = (size[0] // patch_size, size[1] // patch_size)
         initialize(self)
+        assert self.cls_token is not None
         nn.init.normal_(self.cls_token, std=0.02)
         self.pos_embed = nn.Parameter(positions(self.grid, dim, prefix=1), requires_grad=False)
 

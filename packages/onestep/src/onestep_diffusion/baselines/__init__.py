@@ -1,0 +1,1 @@
+"""Other one-step methods, for comparison only."""

@@ -1,0 +1,1 @@
+"""Networks: denoisers, and the ratio networks that are their encoders."""
