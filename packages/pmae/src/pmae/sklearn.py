@@ -19,7 +19,7 @@ from .space import fit_space
 PATCHES = 4  # along the shorter side of an image, at least
 
 
-class PMAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class PMAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Pre-train a masked autoencoder in component space on X; transform gives its encoder's features.
 
     Parameters

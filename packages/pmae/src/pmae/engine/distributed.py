@@ -147,5 +147,5 @@ def synced(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
     if hasattr(network, "set_requires_gradient_sync"):
         network.set_requires_gradient_sync(last)  # type: ignore[operator]
     elif hasattr(network, "no_sync") and not last:
-        return network.no_sync()  # type: ignore[operator, no-any-return]
+        return network.no_sync()  # type: ignore[operator]
     return nullcontext()
