@@ -92,7 +92,11 @@ def probe(
     }  # fmt: skip
     with (run / PROBES).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, default=lambda value: value.tolist()) + "\n")
-    show(record if as_json else {k: v for k, v in record.items() if k not in ("per_class", "details")}, as_json)
+    chosen = {name: value for name, value in found.details.items() if not isinstance(value, dict | list)}
+    show(
+        record if as_json else {k: v for k, v in (record | chosen).items() if k not in ("per_class", "details")},
+        as_json,
+    )
     if not as_json:
         names = dict(enumerate(train.classes or []))
         table(("class", "accuracy"), [(names.get(i, str(i)), share) for i, share in found.per_class.items()])
