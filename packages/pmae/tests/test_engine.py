@@ -109,7 +109,7 @@ def test_progress_is_by_the_clock_only_where_the_clock_is_ahead():
 
 
 def test_vectors_and_tokens_are_not_decayed():
-    network = small_model().network
+    network = small_model("mae").network
     recipe = Recipe(1, 1, 1, 0.05, (0.9, 0.95), 0, "linear", "none", False, "fp32", 0, False)
     names = {id(p): name for name, p in network.named_parameters()}
     decayed, free = ({names[id(p)] for p in group["params"]} for group in groups(network, recipe))

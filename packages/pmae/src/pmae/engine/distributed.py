@@ -136,10 +136,7 @@ def distribute(model: nn.Module, world: World, sharded: bool) -> nn.Module:
     known = signature(DistributedDataParallel).parameters
     still: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
     devices = [world.device] if world.device.type == "cuda" else None
-    # PMAE shows all patches, so that the token of those that are missing has no gradient.
-    return DistributedDataParallel(
-        model, device_ids=devices, find_unused_parameters=True, gradient_as_bucket_view=True, **still
-    )
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **still)
 
 
 def synced(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
