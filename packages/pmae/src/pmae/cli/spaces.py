@@ -21,6 +21,7 @@ from .options import (
 )  # fmt: skip
 from .printing import quiet, say, show, table, to_json
 
+AGAINST = ("pca", "kron", "patch_pca", "haar_pca", "dct", "rotation", "patch", "pixel")
 SpaceArgument = Annotated[Path, typer.Argument(metavar="SPACE", help="File that fit-basis wrote.")]
 
 
@@ -74,8 +75,9 @@ def inspect(
         str | None, typer.Option(metavar="DATA", help="Name or name:PATH; for redundancy and examples.")
     ] = None,
     ratio: Annotated[float, typer.Option(help="Hidden share of the variance, for redundancy and examples.")] = 0.2,
-    limit: Annotated[int, typer.Option(help="Images for the redundancy table, at most.", min=8)] = 4000,
-    masks: Annotated[int, typer.Option(help="Masks for the redundancy table.", min=1)] = 4,
+    against: Annotated[str, typer.Option(help="Bases for the redundancy table.")] = ",".join(AGAINST),
+    limit: Annotated[int, typer.Option(help="Images for it, at most; few flatter all but PCA.", min=8)] = 20_000,
+    masks: Annotated[int, typer.Option(help="Masks for it.", min=1)] = 2,
     draws: Annotated[int, typer.Option(help="Masks of each rule and ratio.", min=1)] = 1000,
     size: SizeOption = None,
     channels: ChannelsOption = None,
@@ -120,7 +122,9 @@ def inspect(
             if not quiet():
                 say("linear redundancy", name)
 
-        found["redundancy"] = inspection.redundancy_table(sample, fitted, ratio, n_masks=masks, seed=seed, tell=tell)
+        found["redundancy"] = inspection.redundancy_table(
+            sample, fitted, ratio, _references(against), n_masks=masks, seed=seed, tell=tell
+        )
         plots.redundancy(found["redundancy"], out / "redundancy.png")
         rows = zip(
             ("image", "visible", "hidden part"), inspection.triples(fitted, sample[:8], ratio, seed), strict=True
@@ -142,6 +146,17 @@ def inspect(
             ("basis", "hidden", "these images", "sd", "held-out"), [tuple(row.values()) for row in found["redundancy"]]
         )
     print(f"\nwrote {out}/inspect.json and pictures")
+
+
+def _references(names: str) -> dict[str, float | None]:
+    """Bases and the share of each that is to be hidden. Raises ValueError."""
+    from ..inspection import REFERENCES
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in REFERENCES]
+    if unknown:
+        raise ValueError(f"against: {unknown[0]!r} is not one of {', '.join(REFERENCES)}")
+    return {name: REFERENCES[name] for name in wanted}
 
 
 def _side(space: Any) -> str:
