@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -46,7 +47,9 @@ def main() -> None:
     command: Any = typer.main.get_command(app)
     share({"quiet", "debug"}, command)
     try:
-        code = command.main(sys.argv[1:], prog_name="pmae", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: say("WARNING", str(message))
+            code = command.main(sys.argv[1:], prog_name="pmae", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # by a signal that training saved upon, or as newer versions of typer report Ctrl-C
             say("error", "interrupted")

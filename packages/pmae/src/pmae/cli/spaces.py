@@ -115,6 +115,7 @@ def inspect(
     ]  # fmt: skip
     if images is not None:
         source = as_source(images)
+        found["redundancy_images"] = min(limit, len(source))
         chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:limit])
         sample = source.take(chosen)
 
