@@ -224,9 +224,10 @@ def test_endings_without_an_action():
         engine, model, _ = searched(lambda request, stop=stop: reply(stop))
         assert engine.state.tree.root.exit == exit
         assert len(model.requests) == calls
-    engine, model, _ = searched(lambda request: reply("max_tokens"))
-    assert [r.max_tokens for r in model.requests] == [4096, 8192, 8192, 8192]
-    assert engine.state.calls == 4
+    for call in (None, ToolCall("other", {}, "cut")):
+        engine, model, _ = searched(lambda request, call=call: reply("max_tokens", call))
+        assert [r.max_tokens for r in model.requests] == [4096, 8192]
+        assert (engine.state.tree.root.exit, engine.state.calls) == ("exit_format", 2)
     corrected = [len(r.messages) for r in searched(lambda request: reply("end_turn"))[1].requests]
     assert corrected == [1, 3, 3]  # the correction is in the next request only
 
