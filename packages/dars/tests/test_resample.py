@@ -232,6 +232,23 @@ def test_endings_without_an_action():
     assert corrected == [1, 3, 3]  # the correction is in the next request only
 
 
+def test_replacement_that_was_cut_off_is_drawn_again_with_twice_the_tokens_and_never_executed():
+    def policy(request):
+        if request.role == "candidate" and request.max_tokens == 4096:
+            return ModelResponse([], ToolCall("edit", {"n": "half"}), "I will", "max_tokens")
+        return script(STORY)(request)
+
+    engine, model, _ = searched(policy)
+    at = [(r.path, r.max_tokens) for r in model.requests if r.role == "candidate"]
+    first = [limit for path, limit in at if path == at[0][0]]
+    assert first == [4096, 4096, 8192, 8192]
+    alternatives = [n for n in engine.state.tree.nodes.values() if n.child_index]
+    assert alternatives
+    assert not any(n.args.get("n") == "half" for n in engine.state.tree.nodes.values())
+    reasons = [{r["reason"] for r in n.expansion["rejected"]} for n in alternatives]
+    assert reasons == [{"cut off at the limit of tokens"}] * len(alternatives)
+
+
 def test_unsubmitted_work_is_harvested():
     engine, _, _ = searched(lambda request: ToolCall("other", {"n": len(request.path)}))
     (leaf,) = engine.state.tree.leaves()

@@ -86,6 +86,7 @@ def resample(
     rejected: list[dict[str, Any]] = []
     k, rounds = config.candidates.k, 1 + config.candidates.retries
     start = (len(tried) - 1) * k * rounds
+    limit = config.max_tokens
     for again in range(rounds):
         if stop():
             return Drawn(None, rejected, stopped=True)
@@ -97,12 +98,16 @@ def resample(
             requests.append(
                 ModelRequest(
                     "candidate", place, start + again * k + i, prompts.system, asked, prompts.tools,
-                    config.max_tokens, config.candidates.temperature if model.capabilities.temperature else None,
+                    limit, config.candidates.temperature if model.capabilities.temperature else None,
                     long_lived=2 * node.depth,
                 )
             )  # fmt: skip
         for response in model.complete_many(requests):
             spent(response)
+            if response.stop == "max_tokens":  # of a call too the end may be missing
+                limit = 2 * config.max_tokens
+                rejected.append({"reason": "cut off at the limit of tokens", "text": response.text[:200]})
+                continue
             if response.call is None:
                 rejected.append({"reason": "no tool call", "text": response.text[:200]})
                 continue
