@@ -146,6 +146,26 @@ def test_saved_run_is_told_shown_and_exported(dars, saved, tmp_path):
     assert files(out) == before
 
 
+def test_cost_of_a_run_that_was_cut_off_is_that_of_its_events(dars, saved, tmp_path):
+    def told(folder):
+        code, printed, said = dars("cost", folder)
+        assert (code, said) == (0, "")
+        return {name: value for name, value in (line.rsplit(maxsplit=1) for line in printed.splitlines())}
+
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    shutil.copy(saved[1] / "meta.json", cut)
+    shutil.copytree(saved[1] / "blobs", cut / "blobs")
+    lines = (saved[1] / EVENTS).read_bytes().splitlines(keepends=True)
+    (cut / EVENTS).write_bytes(b"".join(lines[:-2]) + lines[-2][:9])
+    events = [json.loads(line) for line in lines[:-2]]
+    assert told(cut)["calls"] == str(sum(event.get("calls", 0) for event in events))
+    assert told(cut)["steps"] == str(sum(event["type"] == "step" for event in events))
+    (cut / EVENTS).write_bytes(b"".join(lines))
+    whole = json.loads((saved[1] / "usage.json").read_text())
+    assert {name: told(cut)[name] for name in ("calls", "steps")} == {n: str(whole[n]) for n in ("calls", "steps")}
+
+
 def test_exported_prediction_keeps_the_line_ends_of_the_patch(dars, saved, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(saved[1], copy)
@@ -345,12 +365,10 @@ def test_damaged_runs_name_the_file_and_the_line(dars, saved, tmp_path):
     for words in (("tree", copy), ("show", copy, 1), ("export", copy, "--to", tmp_path / "x")):
         code, _, said = dars(*words)
         assert (code, refused(said)) == (2, True)
-    (copy / "usage.json").unlink()
-    assert dars("cost", copy)[0] == 2
     lines = (copy / EVENTS).read_bytes().splitlines(keepends=True)
     lines[2] = lines[2][:20] + b"\n"
     (copy / EVENTS).write_bytes(b"".join(lines))
-    for words in (("resume", copy, "--model", "repair"), ("fork", copy, 1, "--model", "repair")):
+    for words in (("resume", copy, "--model", "repair"), ("fork", copy, 1, "--model", "repair"), ("cost", copy)):
         code, _, said = dars(*words)
         assert (code, refused(said)) == (2, True)
         assert "line 3" in said

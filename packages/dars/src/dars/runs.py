@@ -107,11 +107,15 @@ def restored(folder: str | Path, order: str = "shallowest") -> SearchState:
 def finish(folder: Path, state: SearchState) -> None:
     """Write ``tree.json`` and ``usage.json``."""
     write_atomic(folder / "tree.json", state.tree.to_json())
-    spent = {
+    write_atomic(folder / "usage.json", json.dumps(used(state), indent=1))
+
+
+def used(state: SearchState) -> dict[str, Any]:
+    """Tokens, calls, steps and US$ of a search, as ``usage.json`` has them."""
+    return {
         **state.usage._asdict(), "calls": state.calls, "steps": state.steps, "cost_usd": state.cost_usd,
         "cache_efficiency": state.usage.cache_efficiency, "cache_misses": dict(state.cache_misses),
     }  # fmt: skip
-    write_atomic(folder / "usage.json", json.dumps(spent, indent=1))
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
