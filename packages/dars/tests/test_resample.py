@@ -1,5 +1,6 @@
 """Requests and replacements: message layout, feedback, rejection, the critic, endings."""
 
+import hashlib
 import json
 import math
 
@@ -23,6 +24,8 @@ from dars.prompts import make_prompts
 from dars.search.engine import Engine
 from dars.search.resample import canonical
 from dars.search.turns import elide
+from dars.tree import Tree
+from dars.viz import node_text
 
 KINDS = ("create", "append", "edit", "submit", "other")
 
@@ -141,6 +144,20 @@ def test_repetitions_are_rejected_and_drawn_again():
     (alternative,) = [n for n in engine.state.tree.nodes.values() if n.child_index == 1 and n.depth == 2]
     assert len(alternative.expansion["rejected"]) == 2
     assert alternative.args == {"a": 2}
+
+
+def test_alternatives_carry_the_hash_of_the_prompt_that_they_were_drawn_from():
+    engine, model, events = searched(script(STORY))
+    asked = {r.path: r for r in reversed(model.requests) if r.role == "candidate"}
+    kept = [event["node"] for event in events if event["type"] == "step" and event["node"]["expansion"]]
+    assert kept
+    for node in kept:
+        request = asked[engine.state.tree.indices(node["parent"])]
+        said = json.dumps([request.system, request.messages], sort_keys=True).encode()
+        assert node["expansion"]["prompt_hash"] == hashlib.sha256(said).hexdigest()
+        assert node["expansion"]["prompt_hash"] in node_text(engine.state.tree, node["id"])
+        del node["expansion"]["prompt_hash"]  # as in trees of before
+        assert "drawn from" not in node_text(Tree.from_json(engine.state.tree.to_json()), node["id"])
 
 
 def test_node_without_another_action_is_exhausted_and_logged():

@@ -31,7 +31,7 @@ class Node:
     terminal, exit : whether the path ends here, and how ("submit", "exit_depth", ...).
     state : what tools remember, plain values.
     patch : of an ended path.
-    expansion : of an alternative: candidates, rejected ones, the critic's answer.
+    expansion : of an alternative: the prompt's hash, candidates, rejected ones, the critic's answer.
     """
 
     id: int

@@ -31,6 +31,7 @@ def node_text(tree: Tree, node_id: int) -> str:
         ("expansions left", ", ".join(f"{kind} {left}" for kind, left in node.remaining.items())),
         ("snapshot", node.snapshot),
         ("state hash", node.state_hash),
+        ("drawn from", (node.expansion or {}).get("prompt_hash", "")),
         ("tokens", ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in node.usage._asdict().items() if v)),
         ("cost", money(node.cost_usd)),
         ("time", f"{node.wall_s:.2f} s"),
