@@ -166,7 +166,11 @@ def test_node_without_another_action_is_exhausted_and_logged():
 
     engine, _, events = searched(policy)
     assert engine.state.tree.skeleton() == "oeos"
-    assert [e["node"] for e in events if e["type"] == "exhausted"] == [1, 3]
+    logged = {e["node"]: e["rejected"] for e in events if e["type"] == "exhausted"}
+    assert list(logged) == [1, 3]
+    again = Tree.from_json(engine.state.tree.to_json())
+    assert {node.id: node.rejected for node in again.nodes.values() if node.rejected} == logged
+    assert node_text(again, 1).count("- repeats an earlier action: edit") == len(logged[1]) == 4
     assert engine.state.pending == []
 
 

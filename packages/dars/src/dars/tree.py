@@ -32,6 +32,7 @@ class Node:
     state : what tools remember, plain values.
     patch : of an ended path.
     expansion : of an alternative: the prompt's hash, candidates, rejected ones, the critic's answer.
+    rejected : where no further action was found: what was drawn and why it was not taken, or how drawing ended.
     """
 
     id: int
@@ -58,6 +59,7 @@ class Node:
     patch: str = ""
     state: dict[str, Any] = field(default_factory=dict)
     expansion: dict[str, Any] | None = None
+    rejected: list[dict[str, Any]] = field(default_factory=list)
     children: list[int] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
