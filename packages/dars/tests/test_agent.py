@@ -16,7 +16,7 @@ import dars
 from dars import DarsConfig, Task
 from dars.config import BudgetSection, CandidatesSection, ReviewSection
 from dars.env.memory import MemoryEnvironment
-from dars.errors import TaskError
+from dars.errors import ModelError, TaskError
 from dars.models import CassetteModel, OpenAIModel, ScriptedModel, ToolCall
 from dars.runs import read_meta, restored
 from dars.storage import EVENTS
@@ -59,6 +59,11 @@ def shape(tree):
     """A tree without what depends on the clock."""
     records = [node.record() for node in tree.nodes.values()]
     return [{k: v for k, v in record.items() if k not in ("wall_s", "t_start", "snapshot")} for record in records]
+
+
+def actions(tree):
+    """What was done where, whatever the order."""
+    return {tree.indices(node.id): (node.tool, node.args, node.exit) for node in tree.nodes.values()}
 
 
 def test_run_writes_candidates_and_leaves_the_repository_alone(tmp_path):
@@ -161,6 +166,52 @@ def test_interrupted_run_is_saved_and_goes_on(tmp_path):
     again = dars.resume(out, ScriptedModel(answer), env=memory())
     whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory())
     assert again.tree.skeleton() == whole.tree.skeleton()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_run_whose_provider_refuses_keeps_what_was_found_and_goes_on(tmp_path, workers):
+    work = task(tmp_path)
+    whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), tmp_path / "whole")
+    calls = json.loads((tmp_path / "whole" / "usage.json").read_text())["calls"]
+    best = 0
+    for allowed in range(calls):
+        asked = []
+
+        def refusing(request, asked=asked, allowed=allowed):
+            asked.append(request)
+            if len(asked) > allowed:
+                raise ModelError("400: no")
+            return answer(request)
+
+        out = tmp_path / f"out{allowed}"
+        with pytest.raises(ModelError, match="400: no") as ended:
+            dars.run(work, ScriptedModel(refusing), SETTINGS, memory(), out, workers=workers)
+        assert len(asked) <= allowed + workers
+        found = ended.value.result
+        assert found.exit_reason == read_meta(out)["exit_reason"] == "model"
+        assert len(dars.load_tree(out)) == len(found.tree)
+        ends = {leaf.patch for leaf in found.tree.leaves() if "a - b" in leaf.patch}
+        assert len(ends) >= len(found.candidates) >= bool(ends)
+        assert (out / "patch.diff").exists() == bool(ends)
+        best += bool(ends)
+        again = dars.resume(out, ScriptedModel(answer), env=memory())
+        assert {c.patch for c in again.candidates} == {c.patch for c in whole.candidates}
+        assert actions(again.tree) == actions(whole.tree)
+    assert calls > best > calls / 2
+
+
+def test_reviewer_whose_provider_refuses_leaves_the_candidates(tmp_path):
+    def refusing(request):
+        if request.role == "review":
+            raise ModelError("400: no")
+        return answer(request)
+
+    settings = SETTINGS.model_copy(update={"review": ReviewSection(reviewers=["multiplicity", "llm"])})
+    with pytest.raises(ModelError, match="400: no") as ended:
+        dars.run(task(tmp_path), ScriptedModel(refusing), settings, memory(), tmp_path / "out")
+    by_frequency = dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS, memory())
+    assert [c.patch for c in ended.value.result.candidates] == [c.patch for c in by_frequency.candidates]
+    assert (tmp_path / "out" / "patch.diff").read_text() == by_frequency.best.patch
 
 
 def test_fork_with_a_hint_tells_it_once_in_a_copy_of_the_run(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from dars.cli.main import main
 from dars.env import sandbox
 from dars.errors import SandboxUnavailable
+from dars.models import ToolCall
 from dars.storage import EVENTS
 from dars.testing import FakeMessagesServer, Reply
 
@@ -150,7 +151,7 @@ def test_cost_of_a_run_that_was_cut_off_is_that_of_its_events(dars, saved, tmp_p
     def told(folder):
         code, printed, said = dars("cost", folder)
         assert (code, said) == (0, "")
-        return {name: value for name, value in (line.rsplit(maxsplit=1) for line in printed.splitlines())}
+        return dict(line.rsplit(maxsplit=1) for line in printed.splitlines())
 
     cut = tmp_path / "cut"
     cut.mkdir()
@@ -404,6 +405,21 @@ def test_refusing_api_is_4_asked_once_and_the_run_goes_on_with_another_key(statu
     assert f"dars resume {out}" in said
     assert dars("tree", out, "--skeleton")[0] == 0
     assert dars("resume", out, "--model", "repair:2")[0] == 0
+
+
+def test_api_that_refuses_later_is_4_and_the_patch_so_far_is_named(dars, repo, tmp_path, monkeypatch):
+    edit = ToolCall("edit", {"path": "logic.py", "old": "a and b", "new": "a or b"})
+    with FakeMessagesServer(lambda body: edit if len(body["messages"]) == 1 else Reply(status=400, detail="no")) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+        out = tmp_path / "out"
+        words = ("run", "--repo", repo, "--issue", tmp_path / "issue.md", "--out", out, *SMALL)
+        code, printed, said = dars(*words, "--model", "claude-sonnet-5-5")
+    assert (code, refused(said)) == (4, True)
+    assert f"dars resume {out}" in said
+    assert f"patch: {out / 'patch.diff'} (not submitted" in printed
+    subprocess.run(["git", "apply", out / "patch.diff"], cwd=repo, check=True)
+    assert (repo / "logic.py").read_text() == "def either(a, b):\n    return a or b\n"
 
 
 def test_missing_credentials_are_4(dars, repo, tmp_path):

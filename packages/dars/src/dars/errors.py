@@ -1,5 +1,12 @@
 """What can go wrong, as one family: the message says what, where and what would be right."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .agent import RunResult
+
 
 class DarsError(Exception):
     """Base of all errors of this package that a user can mend."""
@@ -18,7 +25,14 @@ class SandboxUnavailable(EnvError):
 
 
 class ModelError(DarsError):
-    """The provider refused a request, or its answer cannot be used."""
+    """The provider refused a request, or its answer cannot be used.
+
+    Attributes
+    ----------
+    result : what a run that ended with it had found, as a :class:`dars.RunResult`; None elsewhere.
+    """
+
+    result: RunResult | None = None
 
 
 class BudgetExceeded(DarsError):

@@ -33,6 +33,7 @@ from .turns import Prompts, ask
 
 Event = dict[str, Any]
 Files = Mapping[str, bytes]
+FAILED = "model"  # why a search ended whose provider refused a request
 SENTINEL = "submit"  # the whole command, of an agent that has nothing but a shell
 
 
@@ -200,6 +201,7 @@ class Engine:
         except EnvError as error:
             self._fail(cur, error, spent)
         except ModelError:
+            self.stopped = FAILED  # no other path asks further either
             self.emit({"type": "spent"}, spent)  # paid for, although the search ends here
             raise
 
