@@ -1,5 +1,6 @@
 """Runs from a task to a patch: what they write, how they go on, how they branch off."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,10 +17,10 @@ import dars
 from dars import DarsConfig, Task
 from dars.config import BudgetSection, CandidatesSection, ReviewSection
 from dars.env.memory import MemoryEnvironment
-from dars.errors import ModelError, TaskError
+from dars.errors import DiskFull, ModelError, TaskError, because
 from dars.models import CassetteModel, OpenAIModel, ScriptedModel, ToolCall
 from dars.runs import read_meta, restored
-from dars.storage import EVENTS
+from dars.storage import EVENTS, EventLog
 
 FILES = {"calc.py": "def add(a, b):\n    return a - b\n", "README": "calc\n"}
 RIGHT = ToolCall("edit", {"path": "calc.py", "old": "a - b", "new": "a + b"})
@@ -198,6 +199,58 @@ def test_run_whose_provider_refuses_keeps_what_was_found_and_goes_on(tmp_path, w
         assert {c.patch for c in again.candidates} == {c.patch for c in whole.candidates}
         assert actions(again.tree) == actions(whole.tree)
     assert calls > best > calls / 2
+
+
+class Small(EventLog):
+    """A log on a disk with room for so many more bytes."""
+
+    room = 0
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self._file, self.file = self, self._file
+
+    def write(self, data):
+        if not Small.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self.file.write(data[: Small.room])
+        Small.room -= written
+        return written
+
+    def fileno(self):
+        return self.file.fileno()
+
+    def close(self):
+        self.file.close()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_full_disk_ends_a_run_that_goes_on_where_there_is_room_again(tmp_path, monkeypatch, workers):
+    work = task(tmp_path)
+    whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), tmp_path / "whole")
+    size = (tmp_path / "whole" / EVENTS).stat().st_size
+    for room in range(0, size - 600, 2000):
+        out = tmp_path / f"out{room}"
+        monkeypatch.setattr("dars.runs.EventLog", Small)
+        monkeypatch.setattr(Small, "room", room)
+        with pytest.raises(DiskFull, match=r"cannot write .*events\.jsonl: No space left"):
+            dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out, workers=workers)
+        monkeypatch.undo()
+        assert not room or (out / EVENTS).stat().st_size == room
+        again = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out)
+        assert actions(again.tree) == actions(whole.tree)
+        assert [c.patch for c in again.candidates] == [c.patch for c in whole.candidates]
+
+
+def test_workspace_without_space_ends_the_run_and_not_a_path(tmp_path):
+    class Crowded(MemoryEnvironment):
+        def write_file(self, path, data):
+            raise because(f"cannot write {path}", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    with pytest.raises(DiskFull, match=r"cannot write repro\.py: No space left"):
+        dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS, Crowded(FILES), tmp_path / "out")
+    again = dars.resume(tmp_path / "out", ScriptedModel(answer), env=memory())
+    assert actions(again.tree) == actions(dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS, memory()).tree)
 
 
 def test_reviewer_whose_provider_refuses_leaves_the_candidates(tmp_path):

@@ -1,5 +1,7 @@
 """The console script: what it prints and returns, what it refuses, and what it leaves on the disk."""
 
+import errno
+import itertools
 import json
 import os
 import re
@@ -8,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -420,6 +423,31 @@ def test_api_that_refuses_later_is_4_and_the_patch_so_far_is_named(dars, repo, t
     assert f"patch: {out / 'patch.diff'} (not submitted" in printed
     subprocess.run(["git", "apply", out / "patch.diff"], cwd=repo, check=True)
     assert (repo / "logic.py").read_text() == "def either(a, b):\n    return a or b\n"
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "after"),
+    [(os, "fsync", 0), (os, "fsync", 5), (os, "replace", 0), (os, "replace", 9), (Path, "write_bytes", 0),
+     (shutil, "copy2", 0)],
+)  # fmt: skip
+def test_full_disk_is_3_in_one_line_and_the_run_goes_on(place, name, after, dars, repo, tmp_path, monkeypatch):
+    write, calls = getattr(place, name), itertools.count()
+
+    def full(*args, **kwargs):
+        if next(calls) >= after:
+            raise FULL
+        return write(*args, **kwargs)
+
+    words = ("run", "--repo", repo, "--issue", tmp_path / "issue.md", "--out", tmp_path / "out", *SMALL, "--record")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, full)
+        code, _, said = dars(*words)
+    assert (code, refused(said)) == (3, True)
+    assert "No space left on device" in said
+    assert dars(*words)[0] == 0
 
 
 def test_missing_credentials_are_4(dars, repo, tmp_path):

@@ -19,19 +19,20 @@ from .candidates import Candidate, harvest
 from .config import DarsConfig
 from .env import LocalEnvironment
 from .env.base import Environment
-from .errors import EnvError, ModelError, TaskError
+from .errors import ModelError, TaskError, because
 from .models.base import ChatModel, ToolCall, Usage
 from .models.choose import make_model
 from .prompts import make_prompts
 from .reviewer import Case, Review, Reviewer, make_reviewer, ranking, review_json, scored
 from .runs import Event, config_of, finish, read_meta, recorded, restored
-from .search.engine import FAILED, Engine
+from .search.engine import Engine
 from .search.state import SearchState
 from .search.values import judged, passing_share
 from .storage import EVENTS, EventLog, write_atomic
 from .task import Task
 from .tree import Tree
 
+REFUSED = "model"  # why a search ended whose provider refused a request
 STATES = "states"  # the folder of a run in which its workspace keeps snapshots
 
 
@@ -119,8 +120,8 @@ def run(
         try:
             return _conclude(task, engine, judge, engine.run(), folder)
         except ModelError as error:
-            engine.stopped = FAILED  # what was paid for is harvested, and reviewed without asking a model
-            error.result = _conclude(task, engine, judge, FAILED, folder)
+            engine.stopped = REFUSED  # what was paid for is harvested, and reviewed without asking a model
+            error.result = _conclude(task, engine, judge, REFUSED, folder)
             raise
 
 
@@ -431,4 +432,4 @@ def _copy_run(old: Path, new: Path, event: Event, more: Mapping[str, Any]) -> No
         write_atomic(new / "meta.json", json.dumps({**read_meta(old), **more}, indent=1))
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise EnvError(f"cannot copy {old} to {new}: {error.strerror or error}") from error
+        raise because(f"cannot copy {old} to {new}", error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,13 @@ class TaskError(DarsError):
 
 class EnvError(DarsError):
     """The workspace could not be made, changed or restored."""
+
+
+class DiskFull(DarsError):
+    """No space is left for a run, its workspace or its recording.
+
+    Not an EnvError: that ends one path of a search, this all of it.
+    """
 
 
 class SandboxUnavailable(EnvError):
@@ -49,3 +57,29 @@ class TreeFormatError(DarsError):
 
 class ExperimentError(DarsError):
     """Experiments of an evaluation broke; the others have run."""
+
+
+def because(said: str, why: OSError | str, kind: type[DarsError] = EnvError) -> DarsError:
+    """What to raise where the system or another program failed: DiskFull if no space is left, else of the kind.
+
+    Parameters
+    ----------
+    said : what could not be done.
+    why : the system's error, or the program's words.
+
+    Examples
+    --------
+    >>> because("cannot write a.py", OSError(28, "No space left on device"))
+    DiskFull('cannot write a.py: No space left on device')
+    >>> because("cannot write a.py", "Permission denied")
+    EnvError('cannot write a.py: Permission denied')
+    """
+    text = why if isinstance(why, str) else why.strerror or str(why)
+    return (DiskFull if is_full(why) else kind)(f"{said}: {text}")
+
+
+def is_full(why: OSError | str) -> bool:
+    """Whether a failure of the system, or what a program says of its own, is a disk or quota without space."""
+    if isinstance(why, OSError):
+        return why.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in why.lower() for words in ("no space left on device", "disk quota exceeded"))

@@ -12,7 +12,7 @@ from typing import Any
 from .aci.base import Tool
 from .config import DarsConfig
 from .env.base import Environment
-from .errors import TaskError, TreeFormatError
+from .errors import TaskError, TreeFormatError, because
 from .models.base import ChatModel
 from .prompts import make_prompts
 from .search.engine import Engine
@@ -149,7 +149,7 @@ def _begin(folder: Path, about: Mapping[str, Any], config: DarsConfig) -> bool:
             folder / "meta.json", json.dumps({"schema_version": 1, "started": time.time(), **wanted}, indent=1)
         )
     except OSError as error:
-        raise TaskError(f"cannot write the run to {folder}: {error.strerror}") from error
+        raise because(f"cannot write the run to {folder}", error, TaskError) from error
     return True
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import DarsConfig
-from ..errors import ModelError, TaskError
+from ..errors import DiskFull, ModelError, TaskError
 from .live import watch
 
 if TYPE_CHECKING:
@@ -300,8 +300,8 @@ def _watched(folder: Path, settings: DarsConfig, work: Callable[[Callable[[dict[
     try:
         with watch(settings, folder) as tell:
             result = work(tell)
-    except ModelError as error:  # what was paid for before is not lost
-        if error.result is not None:
+    except (ModelError, DiskFull) as error:  # what was paid for before is not lost
+        if isinstance(error, ModelError) and error.result is not None:
             _found(error.result, folder)
         if (folder / "meta.json").exists():
             raise type(error)(f"{error}; {_go_on(folder)}") from error

@@ -33,7 +33,6 @@ from .turns import Prompts, ask
 
 Event = dict[str, Any]
 Files = Mapping[str, bytes]
-FAILED = "model"  # why a search ended whose provider refused a request
 SENTINEL = "submit"  # the whole command, of an agent that has nothing but a shell
 
 
@@ -179,7 +178,11 @@ class Engine:
         """From a node to the end of its path; a workspace that fails ends the path, not the search."""
         cur = self.state.tree.nodes[start]
         with self.spending() as spent:
-            self._walk(cur, start, env, spent)
+            try:
+                self._walk(cur, start, env, spent)
+            except BaseException:
+                self.stopped = self.stopped or "failed"  # no other path goes on
+                raise
 
     def _walk(self, cur: Node, start: int, env: Environment, spent: Spent) -> None:
         try:
@@ -201,7 +204,6 @@ class Engine:
         except EnvError as error:
             self._fail(cur, error, spent)
         except ModelError:
-            self.stopped = FAILED  # no other path asks further either
             self.emit({"type": "spent"}, spent)  # paid for, although the search ends here
             raise
 
