@@ -474,3 +474,40 @@ def test_rollouts_cut_off_at_any_event_are_as_long_as_if_they_had_not_been(tmp_p
         (cut / EVENTS).write_bytes(b"".join(lines[:kept]))
         again = dars.resume(cut, ScriptedModel(worker), env=memory())
         assert shape(again.tree) == shape(whole.tree)
+
+
+def test_paused_rollouts_are_harvested_when_the_budget_ends_and_go_on_with_more(tmp_path):
+    calls = [REPRO, WRONG, RIGHT]
+
+    def worker(request):
+        if request.role == "review":
+            return "<score>50</score>"
+        return calls[(len(request.path) + request.sample) % 3]
+
+    short, long = (BudgetSection(steps=steps, depth=6) for steps in (2, 12))
+    settings = SETTINGS.model_copy(
+        update={"strategy": "mcts", "value": "model", "rollout": 2, "max_children": 1, "budget": short}
+    )
+    found = dars.run(task(tmp_path), ScriptedModel(worker), settings, memory(), tmp_path / "out")
+    assert found.exit_reason == "steps"
+    assert [(c.auto_submitted, "+    return a * b" in c.patch) for c in found.candidates] == [(True, True)]
+    events = [json.loads(line)["type"] for line in (tmp_path / "out" / EVENTS).read_bytes().splitlines()]
+    assert events == ["root", "step", "step", "pause"]
+    longer = settings.model_copy(update={"budget": long})
+    again = dars.resume(tmp_path / "out", ScriptedModel(worker), longer, memory())
+    assert shape(again.tree) == shape(dars.run(task(tmp_path), ScriptedModel(worker), longer, memory()).tree)
+
+
+def test_fork_at_the_end_of_a_rollout_that_was_cut_off_before_its_pause_is_done(tmp_path):
+    calls, out = [REPRO, WRONG, ToolCall("submit")], tmp_path / "out"
+
+    def worker(request):
+        return "<score>50</score>" if request.role == "review" else calls[min(len(request.path), 2)]
+
+    settings = SETTINGS.model_copy(update={"strategy": "mcts", "value": "model", "rollout": 2})
+    dars.run(task(tmp_path), ScriptedModel(worker), settings, memory(), out)
+    lines = (out / EVENTS).read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[3])["type"] == "pause"
+    (out / EVENTS).write_bytes(b"".join(lines[:3]))
+    forked = dars.fork(out, 2, action=RIGHT, model=ScriptedModel(worker), env=memory())
+    assert [node.args for node in forked.tree.children(2) if "forked" in node.flags] == [RIGHT.input]

@@ -323,11 +323,12 @@ class Engine:
     # --- states -----------------------------------------------------------------------------------------------------
 
     def unfinished(self, env: Environment) -> None:
-        """Note at the ends of paths that the budget cut off what had been changed there.
+        """Note at the ends of paths that the budget cut off, or that were paused, what had been changed there.
 
         This is not an event: a search that goes on goes on from these ends.
         """
-        for node_id in self.state.open:
+        paused = [leaf.id for leaf in self.state.tree.leaves() if leaf.exit == PAUSED]
+        for node_id in (*self.state.open, *paused):
             node = self.state.tree.nodes[node_id]
             node.exit = "exit_budget"
             if self.config.harvest_unsubmitted and node.depth:

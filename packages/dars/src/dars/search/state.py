@@ -144,7 +144,7 @@ class SearchState:
         self.forks[node.id] = {"hint": event.get("hint"), "action": event.get("action")}
         if node.children:
             self._owe(node)
-        elif node.id not in self.open:
+        else:  # of an unfinished path too a new walk begins here, lest it pause before what was asked for is done
             self._reopen(node)
 
     def _owe(self, node: Node) -> None:
