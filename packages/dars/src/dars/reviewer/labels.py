@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from ..candidates import Candidate
 from ..errors import TaskError
@@ -65,6 +65,16 @@ class Labelled:
         ]  # fmt: skip
         execution = None if self.execution is None else dict(self.execution)
         return {"id": self.id, "issue": self.issue, "candidates": candidates, "execution": execution}
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A reviewer that can judge a case of which only the line is left; it must not look at the labels."""
+
+    name: str
+
+    def scores(self, case: Labelled) -> Sequence[float]:
+        """One for each candidate, as :meth:`~.base.Reviewer.review` gives them."""
 
 
 def label(case: Case, resolved: Sequence[bool], execution: Mapping[str, Any] | None = None) -> Labelled:
