@@ -30,7 +30,7 @@ SMALL = (*QUICK, "--model", "repair:2", "--strategy", "linear", "--max-steps", "
 COMMANDS = (
     "run", "resume", "fork", "replay", "show", "tree", "export", "cost", "review", "plan", "theory", "doctor",
     "import", "eval", "swebench", "swebench run", "swebench predict", "swebench eval", "swebench report",
-    "reviewer", "reviewer fit", "reviewer eval", "reviewer export-sft", "bench",
+    "reviewer", "reviewer fit", "reviewer fit-verifier", "reviewer eval", "reviewer export-sft", "bench",
 )  # fmt: skip
 HEAVY = ("anthropic", "openai", "sklearn", "matplotlib", "torch", "cosmic_ray", "datasets", "ray")
 

@@ -26,7 +26,7 @@ def review(
     folder: FolderArgument,
     reviewer: Annotated[
         list[str] | None,
-        typer.Option("--reviewer", help="execution, llm, multiplicity, learned:FILE; may be repeated."),
+        typer.Option("--reviewer", help="execution, llm, multiplicity, learned:FILE, verifier:FILE; may be repeated."),
     ] = None,
     weight: Annotated[list[float] | None, typer.Option("--weight", help="One for each --reviewer.")] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="Of llm: single or pairwise.")] = None,
@@ -77,12 +77,45 @@ def fit(
         print(f"{name:<16} {value:+.3f}")
 
 
+@app.command("fit-verifier")
+def fit_verifier(
+    out: Annotated[Path, typer.Option("--out", help="npz file of the verifier.")],
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="Of the training.")] = 400.0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of the functions and the first weights.")] = 0,
+) -> None:
+    """Train a verifier on the Python that is installed here; use it by --reviewer verifier:FILE.
+
+    On a GPU it has the size of dars eval --profile gpu, on the processor that of a toy.
+    """
+    from dataclasses import replace
+
+    import numpy as np
+
+    from ..evaluation.profiles import GPU, QUICK
+    from ..evaluation.verifier import N, has_gpu, picks, trained
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise TaskError(f"--device {device}: it has to be auto, cpu or cuda")
+    device = ("cuda" if has_gpu() else "cpu") if device == "auto" else device
+    profile = replace(GPU if device == "cuda" else QUICK, verifier_seconds=seconds)
+    found = trained(profile, np.random.default_rng(seed), device)
+    from ..reviewer.verifier import save
+
+    save(found.verifier, out)
+    print(f"{len(found.training.losses)} steps on {len(found.learnt)} functions: {out}")
+    print(
+        f"picks {picks(found.after).mean():.3f} of the true repairs of {len(found.held)} functions of other packages "
+        f"among {N} (untrained {picks(found.before).mean():.3f}, chance {1 / N:.3f})"
+    )
+
+
 @app.command("eval")
 def evaluate(
     labelled: LabelledArgument,
     reviewer: Annotated[
         list[str] | None,
-        typer.Option("--reviewer", help="multiplicity, execution, llm, learned:FILE, random; may be repeated."),
+        typer.Option("--reviewer", help="multiplicity, execution, llm, learned:FILE, verifier:FILE, random."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Of llm, which it adds to the reviewers.")] = None,
     mode: Annotated[str, typer.Option("--mode", help="Of llm: single or pairwise.")] = "single",

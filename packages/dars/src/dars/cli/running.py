@@ -63,7 +63,7 @@ def run(
     ] = None,
     reviewer: Annotated[
         list[str] | None,
-        typer.Option("--reviewer", help="execution, llm, multiplicity, learned:FILE; may be repeated."),
+        typer.Option("--reviewer", help="execution, llm, multiplicity, learned:FILE, verifier:FILE; may be repeated."),
     ] = None,
     test_command: Annotated[str | None, typer.Option("--test-command", help="Runs the tests; default pytest.")] = None,
     base_commit: Annotated[str | None, typer.Option("--base-commit", help="Work on this commit's files.")] = None,
