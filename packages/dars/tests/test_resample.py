@@ -112,6 +112,18 @@ def test_feedback_stands_after_the_result_in_one_request_only():
     assert "did submit" not in shallow.messages[-1]["content"][1]["text"]  # submit: no trajectory
 
 
+def test_what_was_tried_is_told_once_to_model_and_critic():
+    engine, model, _ = searched(script(STORY))
+    edit, after = (engine.state.tree.nodes[i] for i in (2, 3))
+    told = [r.messages[-1]["content"][-1]["text"] for r in model.requests if r.path == (0,) and r.role != "act"]
+    assert len(told) == 3  # two candidates and their critic
+    for text in told:
+        action = f'<action tool="edit">{json.dumps(edit.args, sort_keys=True)}</action>'
+        assert text.count(action) == text.count('<action tool="edit">') == 1
+        assert f"{action}\n<observation>{edit.observation}</observation>\n<step><action" in text
+        assert text.count(after.observation) == 1
+
+
 def test_feedback_can_stay_on_the_path_of_the_alternative():
     _, model, _ = searched(script(STORY), feedback=FeedbackSection(keep=True))
     below = [r for r in model.requests if r.role == "act" and r.path[:2] == (0, 1)]
