@@ -154,8 +154,9 @@ def test_a_label_that_no_test_image_has_is_left_out_of_the_auc(several):
     assert np.isfinite(found.details["mean_auc"])
 
 
-def test_an_mlp_learns_several_labels(several):
-    found = mlp_probe(*several, epochs=30)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_mlp_learns_several_labels(several, precision):
+    found = mlp_probe(*several, epochs=30, precision=precision)
     assert found.details["mean_auc"] > 0.98
 
 
