@@ -36,9 +36,9 @@ class Files(NamedTuple):
 
 
 def save(model: Any, folder: str | Path, settings: dict[str, Any], weights: dict[str, Tensor] | None = None) -> None:
-    """Write the files of a PMAE or PixelMAE into a folder, which is made; see their ``save_pretrained``.
+    """Write a model's files into a folder, which is made; see :meth:`PMAE.save_pretrained`.
 
-    weights : of the network, on the CPU, where they are sharded over several processes.
+    weights : of the network, on the CPU, where it is sharded over several processes.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
