@@ -17,7 +17,7 @@ from engine_worker import small_model
 from torch import nn
 
 import pmae
-from pmae.engine import checkpoint, train
+from pmae.engine import checkpoint, hints, train
 from pmae.engine.distributed import pick_device
 from pmae.engine.feed import Feed, order_of
 from pmae.engine.run import Recipe, groups
@@ -109,7 +109,7 @@ def test_progress_is_by_the_clock_only_where_the_clock_is_ahead():
 
 
 def test_vectors_and_tokens_are_not_decayed():
-    network = small_model().network
+    network = small_model("mae").network
     recipe = Recipe(1, 1, 1, 0.05, (0.9, 0.95), 0, "linear", "none", False, "fp32", 0, False)
     names = {id(p): name for name, p in network.named_parameters()}
     decayed, free = ({names[id(p)] for p in group["params"]} for group in groups(network, recipe))
@@ -384,14 +384,22 @@ def poisoned_model():
 
 def test_a_stuck_run_is_called_so(caplog):
     flat = [{"progress": p, "fvu": 0.8} for p in (0.1, 0.3, 0.5)]
-    train._warn_if_stuck(flat[:2])
+    hints.warn_if_stuck(flat[:2])
     assert not caplog.text
-    train._warn_if_stuck(flat)
+    hints.warn_if_stuck(flat)
     assert "stuck on its plateau" in caplog.text
     caplog.clear()
-    train._warn_if_stuck([*flat[:2], {"progress": 0.5, "fvu": 0.7}])
-    train._warn_if_stuck([*flat, {"progress": 0.7, "fvu": 0.8}])
+    hints.warn_if_stuck([*flat[:2], {"progress": 0.5, "fvu": 0.7}])
+    hints.warn_if_stuck([*flat, {"progress": 0.7, "fvu": 0.8}])
     assert not caplog.text
+
+
+def test_crops_that_make_constant_pixels_bright_are_warned_of(caplog):
+    train.fit(small_model(), IMAGES, **OPTIONS, stop_after=1, augment="flip")
+    assert not caplog.text
+    space = pmae.fit_space(IMAGES, std_floor=0.01)  # a corner of the digits is dark in nearly all of them
+    train.fit(pmae.PMAE(small_model().config, space), IMAGES, **OPTIONS, stop_after=1)
+    assert "use augment=flip, a larger std_floor or standardize=channel" in caplog.text
 
 
 def test_wall_clock_shortens_the_schedule_and_never_cuts_it(monkeypatch, caplog):

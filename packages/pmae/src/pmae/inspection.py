@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import BasisTooLargeError
 from .images import as_source
-from .redundancy import linear_redundancy
+from .redundancy import LARGEST, _smaller, linear_redundancy
 from .samplers import RULES, ComponentSampler
 from .space import MaskSpace, fit_space
 
@@ -95,9 +95,11 @@ def redundancy_table(
     """Linear redundancy of the space and of reference spaces on the same images; 1 is none.
 
     references : name of a basis → hidden share, None for ``ratio``; those whose basis does not fit in memory or to the
-        images are left out.
+        images are left out. Images with more than 4,096 coordinates are made smaller, with a warning.
     """
     source = as_source(images)
+    if space.dim > LARGEST:  # once, and not for each of the spaces
+        source, space = _smaller(source, space)
     rows = []
     wanted: dict[str, float | None] = {"": None, **(REFERENCES if references is None else references)}
     for name, given in wanted.items():

@@ -19,7 +19,7 @@ from .space import fit_space
 PATCHES = 4  # along the shorter side of an image, at least
 
 
-class PMAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class PMAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Pre-train a masked autoencoder in component space on X; transform gives its encoder's features.
 
     Parameters
@@ -115,9 +115,8 @@ class PMAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         images = self._images(self._validated(X, reset=False))
         if images.shape[1:] != self.image_shape_:
             raise ValueError(f"X has images of shape {images.shape[1:]}, fitted were {self.image_shape_}")
-        return np.concatenate(
-            [self._features(images[i : i + self.batch_size]) for i in range(0, len(X), self.batch_size)]
-        )
+        starts = range(0, len(images), self.batch_size)
+        return np.concatenate([self._features(images[i : i + self.batch_size]) for i in starts])
 
     def _validated(self, X: Any, reset: bool) -> np.ndarray:
         """X as a finite array of at least two dimensions, and in fit of at least two images."""
@@ -138,14 +137,21 @@ class PMAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         scaled = (X.astype(np.float64) - self.low_) / (self.high_ - self.low_)
         return np.ascontiguousarray(np.moveaxis(scaled, -1, 1), dtype=np.float32)
 
-    @torch.no_grad()
     def _features(self, images: np.ndarray) -> np.ndarray:
+        """Of at most ``batch_size`` images; filled up to that number, so that rounding does not depend on theirs."""
         self.model_.eval()
-        place = self.model_.space.mean.device
-        found: np.ndarray = (
-            self.model_.features(torch.from_numpy(images).to(place), pool=self.pool).float().cpu().numpy()
-        )
-        return found
+        full = np.zeros((self.batch_size, *images.shape[1:]), dtype=np.float32)
+        full[: len(images)] = images
+        with torch.no_grad():
+            found = self.model_.features(torch.from_numpy(full).to(self.model_.space.mean.device), pool=self.pool)
+        features: np.ndarray = found[: len(images)].float().cpu().numpy()
+        return features
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
 
 
 def patch_for(height: int, width: int, largest: int = 8) -> int:

@@ -12,7 +12,9 @@ from .imageset import CHUNK, ImageSet
 from .registry import ENTRIES, load
 
 
-def check(spec: str, size: int | None = None, channels: int | None = None, **options: Any) -> dict[str, Any]:
+def check(
+    spec: str, size: int | tuple[int, int] | None = None, channels: int | None = None, **options: Any
+) -> dict[str, Any]:
     """Read every split of a data set through and tell what it holds.
 
     Returns {"data": spec, "splits": {split: facts}, "problems": [sentences]}; facts are n, shape (C, H, W), dtype,

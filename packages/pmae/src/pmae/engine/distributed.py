@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -69,23 +69,23 @@ class World:
         return values[0]
 
 
-@contextmanager
-def joined(device: str | torch.device = "auto") -> Iterator[World]:
+def joined(device: str | torch.device = "auto") -> World:
     """The processes that torchrun started, or this one alone. NCCL between GPUs, gloo otherwise."""
     place = pick_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized():
-        yield World(place)
-        return
+        return World(place)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    ours = not dist.is_initialized()
-    if ours:
+    if not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    try:
-        yield World(place, dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
-    finally:
-        if ours:
-            dist.destroy_process_group()
+        # Not sooner: another group would read the addresses of this one out of torchrun's store, and hang.
+        atexit.register(_leave)
+    return World(place, dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -136,10 +136,7 @@ def distribute(model: nn.Module, world: World, sharded: bool) -> nn.Module:
     known = signature(DistributedDataParallel).parameters
     still: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
     devices = [world.device] if world.device.type == "cuda" else None
-    # PMAE shows all patches, so that the token of those that are missing has no gradient.
-    return DistributedDataParallel(
-        model, device_ids=devices, find_unused_parameters=True, gradient_as_bucket_view=True, **still
-    )
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **still)
 
 
 def synced(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
@@ -147,5 +144,5 @@ def synced(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
     if hasattr(network, "set_requires_gradient_sync"):
         network.set_requires_gradient_sync(last)  # type: ignore[operator]
     elif hasattr(network, "no_sync") and not last:
-        return network.no_sync()  # type: ignore[operator, no-any-return]
+        return network.no_sync()  # type: ignore[operator]
     return nullcontext()

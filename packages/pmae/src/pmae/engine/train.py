@@ -26,6 +26,7 @@ from . import checkpoint, folder
 from .augment import random_views
 from .distributed import joined, synced
 from .feed import Feed, to_unit
+from .hints import warn_if_stuck, warn_of_views
 from .run import PATCHES, VIEWS, Recipe, Run, prepare, restore, save, to_resume
 from .schedule import WARMUPS, default_warmup, scaled_lr
 
@@ -35,7 +36,6 @@ AUGMENTS = ("crop+flip", "flip", "none")
 PRECISIONS = ("fp32", "bf16")
 STRIKES = 3  # steps in a row without a finite gradient before the run goes back
 LOOK = 16  # steps on a GPU between two looks at its numbers: a look makes it wait
-STUCK = 0.95  # of the fvu after a tenth of the run, after half of it
 
 Progress = Callable[[float, dict[str, Any] | None], None]
 
@@ -131,7 +131,8 @@ def fit(
     _positive(epochs=epochs, batch_size=batch_size, lr=lr, wall_clock=wall_clock, stop_after=stop_after)
     _positive(accumulate=accumulate)
     path = None if out is None else Path(out)
-    with joined(device) as world, _signals() as stopped:
+    world = joined(device)
+    with _signals() as stopped:
         feed = Feed(images, world.device, layout)
         if tuple(feed.shape) != tuple(model.image_shape):
             raise ShapeError(f"images have shape {tuple(feed.shape)}, the model is for {tuple(model.image_shape)}")
@@ -212,6 +213,8 @@ def _step(run: Run, pixels: Tensor) -> float:
     recipe, device, model, lr = run.recipe, run.world.device, run.model, run.lr
     seeds = [_seed(recipe.seed, stream, run.state.step, run.world.rank) for stream in (VIEWS, PATCHES)]
     views = _views(pixels, recipe.augment, run.views.manual_seed(seeds[0]))
+    if run.state.step == 0 and run.world.main:
+        warn_of_views(model, to_unit(pixels), views)
     masks = _masks(model, len(views), run.masks.manual_seed(seeds[1]))
     each = masks.ndim == 2 and len(masks) == len(views)
     total = torch.zeros(3, dtype=torch.float64, device=device)
@@ -321,21 +324,8 @@ def _close_epoch(run: Run, lr: float) -> dict[str, Any]:
     if run.world.main:
         if run.out is not None:
             folder.write_metrics(run.out, state.history)
-        _warn_if_stuck(state.history)
+        warn_if_stuck(state.history)
     return record
-
-
-def _warn_if_stuck(history: list[dict[str, Any]]) -> None:
-    """The task has no linear shortcut: a run on its plateau looks like one that learns slowly, but for this."""
-    half = next((r for r in history if r["progress"] >= 0.5), None)
-    early = next((r for r in history if r["progress"] >= 0.1), None)
-    if half is None or half is not history[-1] or early is None or early is half or None in (early["fvu"], half["fvu"]):
-        return
-    if half["fvu"] > STUCK * early["fvu"]:
-        log.warning(
-            "half of the run took the unexplained share of the variance from %.3f to %.3f only: it seems stuck on its "
-            "plateau, more masks per batch or more epochs may help", early["fvu"], half["fvu"],
-        )  # fmt: skip
 
 
 @contextmanager
