@@ -103,6 +103,12 @@ def size_of(text: str | int | None) -> int | tuple[int, int] | None:
     return int(parts[1]) if parts[2] is None else (int(parts[1]), int(parts[2]))
 
 
+def side_of(space: Any) -> str:
+    """Height and width of the images of a space, as ``size_of`` reads them."""
+    _, height, width = space.image_shape
+    return f"{height}x{width}"
+
+
 def images_of(
     data: str, split: str, size: str | int | None, channels: int | None, option: Iterable[str] | None
 ) -> ImageSet:

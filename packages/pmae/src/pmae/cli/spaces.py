@@ -17,6 +17,7 @@ from .options import (
     SourceOption,
     check_out,
     images_of,
+    side_of,
     pairs,
 )  # fmt: skip
 from .printing import quiet, say, show, table, to_json
@@ -96,7 +97,7 @@ def inspect(
     fitted = MaskSpace.load(space)
     images = None
     if data is not None:
-        images = images_of(data, "train", size or _side(fitted), channels or fitted.image_shape[0], option).images
+        images = images_of(data, "train", size or side_of(fitted), channels or fitted.image_shape[0], option).images
     out.mkdir(parents=True, exist_ok=True)
     shares = fitted.shares.numpy()
     plots.scree(shares, out / "scree.png")
@@ -158,8 +159,3 @@ def _references(names: str) -> dict[str, float | None]:
     if unknown:
         raise ValueError(f"against: {unknown[0]!r} is not one of {', '.join(REFERENCES)}")
     return {name: REFERENCES[name] for name in wanted}
-
-
-def _side(space: Any) -> str:
-    _, height, width = space.image_shape
-    return f"{height}x{width}"

@@ -18,6 +18,7 @@ from .options import (
     SizeOption,
     SourceOption,
     images_of,
+    side_of,
     loader,
     pairs,
 )  # fmt: skip
@@ -91,6 +92,10 @@ def pretrain(
 
     model_config = PMAEConfig(**settings["model"])  # refused before anything is read
     options = settings["options"]
+    if isinstance(settings["space"], str) and settings["size"] is None:
+        from ..space import MaskSpace
+
+        settings["size"] = side_of(MaskSpace.load(settings["space"]))
     images = images_of(settings["data"], "train", settings["size"], settings["channels"], _as_pairs(options))
     world = joined(device)
     if world.device.type == "cuda":
