@@ -213,6 +213,11 @@ def test_resume_from_a_path_and_resume_never(tmp_path):
     assert numbers(from_run.history) == expected
     anew = train.fit(small_model(), IMAGES, out=tmp_path / "a", resume="never", **OPTIONS, stop_after=1)
     assert numbers(anew.history) == expected[:1]
+    spelt = tmp_path / "b" / ".." / "b" / "checkpoints" / "ckpt-18"
+    assert train.fit(small_model(), IMAGES, out=tmp_path / "b", resume=spelt, **OPTIONS).steps == 18
+    with pytest.raises(pmae.CheckpointError, match="lr is"):  # and what is in the folder stays
+        train.fit(small_model(), IMAGES, out=tmp_path / "b", resume=tmp_path / "a", **{**OPTIONS, "lr": 1})
+    assert checkpoint.latest(tmp_path / "b" / "checkpoints").name == "ckpt-18"
     with pytest.raises(pmae.CheckpointError, match="holds no checkpoint"):
         train.fit(small_model(), IMAGES, out=tmp_path / "c", resume=tmp_path / "nothing", **OPTIONS)
 

@@ -25,6 +25,7 @@ METRICS, RUN, CHECKPOINTS = "metrics.jsonl", "run.json", "checkpoints"
 
 def begin(out: Path) -> None:
     """An empty folder for another run: what one before left in it goes."""
+    out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     for name in (METRICS, RUN):
         (out / name).unlink(missing_ok=True)

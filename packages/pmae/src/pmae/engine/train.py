@@ -144,16 +144,14 @@ def fit(
             precision=precision, seed=seed, sync_masks=model.config.sync_masks if sync_masks is None else sync_masks,
         )  # fmt: skip
         found = world.gather(to_resume(path, resume))[0]
-        if path is not None and world.main:
-            path.mkdir(parents=True, exist_ok=True)
-            if found is None or found.parent.parent != path:
-                folder.begin(path)
         run = prepare(model, feed, recipe, world, path, accumulate, wall_clock, parallel)
         run.about.update(about or {})
-        if found is None:
-            save(run)
-        else:
+        if found is not None:
             restore(run, checkpoint.load(found))
+        if path is not None and (found is None or found.resolve().parents[1] != path.resolve()):
+            if world.main:
+                folder.begin(path)  # only now that nothing can be refused any more
+            save(run)
         if compile:
             model.network.compile()
             model.bucketed = True
