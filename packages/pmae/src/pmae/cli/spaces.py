@@ -17,8 +17,8 @@ from .options import (
     SourceOption,
     check_out,
     images_of,
-    side_of,
     pairs,
+    side_of,
 )  # fmt: skip
 from .printing import quiet, say, show, table, to_json
 

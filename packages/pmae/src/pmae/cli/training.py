@@ -18,9 +18,9 @@ from .options import (
     SizeOption,
     SourceOption,
     images_of,
-    side_of,
     loader,
     pairs,
+    side_of,
 )  # fmt: skip
 from .printing import show, training_progress
 

@@ -107,7 +107,7 @@ def _steps(experiment: Experiment, profile: Profile, rng: np.random.Generator, d
     for name, model in (("PMAE", ours), ("MAE", mae)):
         counter = FlopCounterMode(display=False)
         with counter:
-            model(x).loss.backward()  # type: ignore[no-untyped-call]
+            model(x).loss.backward()
         flops[name] = counter.get_total_flops() / batch
         experiment.metrics.append(Metric(f"{name}: training", flops[name] / 1e9, "GFLOP/image", "lower"))
     experiment.metrics.append(Metric("PMAE FLOPs over those of MAE 75 %", flops["PMAE"] / flops["MAE"], "", "lower"))
