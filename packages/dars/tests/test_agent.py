@@ -1,5 +1,6 @@
 """Runs from a task to a patch: what they write, how they go on, how they branch off."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,10 +17,10 @@ import dars
 from dars import DarsConfig, Task
 from dars.config import BudgetSection, CandidatesSection, ReviewSection
 from dars.env.memory import MemoryEnvironment
-from dars.errors import TaskError
+from dars.errors import DiskFull, ModelError, TaskError, because
 from dars.models import CassetteModel, OpenAIModel, ScriptedModel, ToolCall
 from dars.runs import read_meta, restored
-from dars.storage import EVENTS
+from dars.storage import EVENTS, EventLog
 
 FILES = {"calc.py": "def add(a, b):\n    return a - b\n", "README": "calc\n"}
 RIGHT = ToolCall("edit", {"path": "calc.py", "old": "a - b", "new": "a + b"})
@@ -59,6 +60,11 @@ def shape(tree):
     """A tree without what depends on the clock."""
     records = [node.record() for node in tree.nodes.values()]
     return [{k: v for k, v in record.items() if k not in ("wall_s", "t_start", "snapshot")} for record in records]
+
+
+def actions(tree):
+    """What was done where, whatever the order."""
+    return {tree.indices(node.id): (node.tool, node.args, node.exit) for node in tree.nodes.values()}
 
 
 def test_run_writes_candidates_and_leaves_the_repository_alone(tmp_path):
@@ -161,6 +167,104 @@ def test_interrupted_run_is_saved_and_goes_on(tmp_path):
     again = dars.resume(out, ScriptedModel(answer), env=memory())
     whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory())
     assert again.tree.skeleton() == whole.tree.skeleton()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_run_whose_provider_refuses_keeps_what_was_found_and_goes_on(tmp_path, workers):
+    work = task(tmp_path)
+    whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), tmp_path / "whole")
+    calls = json.loads((tmp_path / "whole" / "usage.json").read_text())["calls"]
+    best = 0
+    for allowed in range(calls):
+        asked = []
+
+        def refusing(request, asked=asked, allowed=allowed):
+            asked.append(request)
+            if len(asked) > allowed:
+                raise ModelError("400: no")
+            return answer(request)
+
+        out = tmp_path / f"out{allowed}"
+        with pytest.raises(ModelError, match="400: no") as ended:
+            dars.run(work, ScriptedModel(refusing), SETTINGS, memory(), out, workers=workers)
+        assert len(asked) <= allowed + workers
+        found = ended.value.result
+        assert found.exit_reason == read_meta(out)["exit_reason"] == "model"
+        assert len(dars.load_tree(out)) == len(found.tree)
+        ends = {leaf.patch for leaf in found.tree.leaves() if "a - b" in leaf.patch}
+        assert len(ends) >= len(found.candidates) >= bool(ends)
+        assert (out / "patch.diff").exists() == bool(ends)
+        best += bool(ends)
+        again = dars.resume(out, ScriptedModel(answer), env=memory())
+        assert {c.patch for c in again.candidates} == {c.patch for c in whole.candidates}
+        assert actions(again.tree) == actions(whole.tree)
+    assert calls > best > calls / 2
+
+
+class Small(EventLog):
+    """A log on a disk with room for so many more bytes."""
+
+    room = 0
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self._file, self.file = self, self._file
+
+    def write(self, data):
+        if not Small.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self.file.write(data[: Small.room])
+        Small.room -= written
+        return written
+
+    def fileno(self):
+        return self.file.fileno()
+
+    def close(self):
+        self.file.close()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_full_disk_ends_a_run_that_goes_on_where_there_is_room_again(tmp_path, monkeypatch, workers):
+    work = task(tmp_path)
+    whole = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), tmp_path / "whole")
+    size = (tmp_path / "whole" / EVENTS).stat().st_size
+    for room in range(0, size - 600, 2000):
+        out = tmp_path / f"out{room}"
+        monkeypatch.setattr("dars.runs.EventLog", Small)
+        monkeypatch.setattr(Small, "room", room)
+        with pytest.raises(DiskFull, match=r"cannot write .*events\.jsonl: No space left"):
+            dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out, workers=workers)
+        monkeypatch.undo()
+        assert not room or (out / EVENTS).stat().st_size == room
+        again = dars.run(work, ScriptedModel(answer), SETTINGS, memory(), out)
+        assert actions(again.tree) == actions(whole.tree)
+        assert [c.patch for c in again.candidates] == [c.patch for c in whole.candidates]
+
+
+def test_workspace_without_space_ends_the_run_and_not_a_path(tmp_path):
+    class Crowded(MemoryEnvironment):
+        def write_file(self, path, data):
+            raise because(f"cannot write {path}", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    with pytest.raises(DiskFull, match=r"cannot write repro\.py: No space left"):
+        dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS, Crowded(FILES), tmp_path / "out")
+    again = dars.resume(tmp_path / "out", ScriptedModel(answer), env=memory())
+    assert actions(again.tree) == actions(dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS, memory()).tree)
+
+
+def test_reviewer_whose_provider_refuses_leaves_the_candidates(tmp_path):
+    def refusing(request):
+        if request.role == "review":
+            raise ModelError("400: no")
+        return answer(request)
+
+    settings = SETTINGS.model_copy(update={"review": ReviewSection(reviewers=["multiplicity", "llm"])})
+    with pytest.raises(ModelError, match="400: no") as ended:
+        dars.run(task(tmp_path), ScriptedModel(refusing), settings, memory(), tmp_path / "out")
+    by_frequency = dars.run(task(tmp_path), ScriptedModel(answer), SETTINGS, memory())
+    assert [c.patch for c in ended.value.result.candidates] == [c.patch for c in by_frequency.candidates]
+    assert (tmp_path / "out" / "patch.diff").read_text() == by_frequency.best.patch
 
 
 def test_fork_with_a_hint_tells_it_once_in_a_copy_of_the_run(tmp_path):
@@ -370,3 +474,40 @@ def test_rollouts_cut_off_at_any_event_are_as_long_as_if_they_had_not_been(tmp_p
         (cut / EVENTS).write_bytes(b"".join(lines[:kept]))
         again = dars.resume(cut, ScriptedModel(worker), env=memory())
         assert shape(again.tree) == shape(whole.tree)
+
+
+def test_paused_rollouts_are_harvested_when_the_budget_ends_and_go_on_with_more(tmp_path):
+    calls = [REPRO, WRONG, RIGHT]
+
+    def worker(request):
+        if request.role == "review":
+            return "<score>50</score>"
+        return calls[(len(request.path) + request.sample) % 3]
+
+    short, long = (BudgetSection(steps=steps, depth=6) for steps in (2, 12))
+    settings = SETTINGS.model_copy(
+        update={"strategy": "mcts", "value": "model", "rollout": 2, "max_children": 1, "budget": short}
+    )
+    found = dars.run(task(tmp_path), ScriptedModel(worker), settings, memory(), tmp_path / "out")
+    assert found.exit_reason == "steps"
+    assert [(c.auto_submitted, "+    return a * b" in c.patch) for c in found.candidates] == [(True, True)]
+    events = [json.loads(line)["type"] for line in (tmp_path / "out" / EVENTS).read_bytes().splitlines()]
+    assert events == ["root", "step", "step", "pause"]
+    longer = settings.model_copy(update={"budget": long})
+    again = dars.resume(tmp_path / "out", ScriptedModel(worker), longer, memory())
+    assert shape(again.tree) == shape(dars.run(task(tmp_path), ScriptedModel(worker), longer, memory()).tree)
+
+
+def test_fork_at_the_end_of_a_rollout_that_was_cut_off_before_its_pause_is_done(tmp_path):
+    calls, out = [REPRO, WRONG, ToolCall("submit")], tmp_path / "out"
+
+    def worker(request):
+        return "<score>50</score>" if request.role == "review" else calls[min(len(request.path), 2)]
+
+    settings = SETTINGS.model_copy(update={"strategy": "mcts", "value": "model", "rollout": 2})
+    dars.run(task(tmp_path), ScriptedModel(worker), settings, memory(), out)
+    lines = (out / EVENTS).read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[3])["type"] == "pause"
+    (out / EVENTS).write_bytes(b"".join(lines[:3]))
+    forked = dars.fork(out, 2, action=RIGHT, model=ScriptedModel(worker), env=memory())
+    assert [node.args for node in forked.tree.children(2) if "forked" in node.flags] == [RIGHT.input]

@@ -1,5 +1,7 @@
 """The console script: what it prints and returns, what it refuses, and what it leaves on the disk."""
 
+import errno
+import itertools
 import json
 import os
 import re
@@ -8,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from dars.cli.main import main
 from dars.env import sandbox
 from dars.errors import SandboxUnavailable
+from dars.models import ToolCall
 from dars.storage import EVENTS
 from dars.testing import FakeMessagesServer, Reply
 
@@ -26,7 +30,7 @@ SMALL = (*QUICK, "--model", "repair:2", "--strategy", "linear", "--max-steps", "
 COMMANDS = (
     "run", "resume", "fork", "replay", "show", "tree", "export", "cost", "review", "plan", "theory", "doctor",
     "import", "eval", "swebench", "swebench run", "swebench predict", "swebench eval", "swebench report",
-    "reviewer", "reviewer fit", "reviewer eval", "reviewer export-sft", "bench",
+    "reviewer", "reviewer fit", "reviewer fit-verifier", "reviewer eval", "reviewer export-sft", "bench",
 )  # fmt: skip
 HEAVY = ("anthropic", "openai", "sklearn", "matplotlib", "torch", "cosmic_ray", "datasets", "ray")
 
@@ -144,6 +148,26 @@ def test_saved_run_is_told_shown_and_exported(dars, saved, tmp_path):
         "instance_id": "local", "model_name_or_path": "dars", "model_patch": (out / "patch.diff").read_text(),
     }  # fmt: skip
     assert files(out) == before
+
+
+def test_cost_of_a_run_that_was_cut_off_is_that_of_its_events(dars, saved, tmp_path):
+    def told(folder):
+        code, printed, said = dars("cost", folder)
+        assert (code, said) == (0, "")
+        return dict(line.rsplit(maxsplit=1) for line in printed.splitlines())
+
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    shutil.copy(saved[1] / "meta.json", cut)
+    shutil.copytree(saved[1] / "blobs", cut / "blobs")
+    lines = (saved[1] / EVENTS).read_bytes().splitlines(keepends=True)
+    (cut / EVENTS).write_bytes(b"".join(lines[:-2]) + lines[-2][:9])
+    events = [json.loads(line) for line in lines[:-2]]
+    assert told(cut)["calls"] == str(sum(event.get("calls", 0) for event in events))
+    assert told(cut)["steps"] == str(sum(event["type"] == "step" for event in events))
+    (cut / EVENTS).write_bytes(b"".join(lines))
+    whole = json.loads((saved[1] / "usage.json").read_text())
+    assert {name: told(cut)[name] for name in ("calls", "steps")} == {n: str(whole[n]) for n in ("calls", "steps")}
 
 
 def test_exported_prediction_keeps_the_line_ends_of_the_patch(dars, saved, tmp_path):
@@ -345,12 +369,10 @@ def test_damaged_runs_name_the_file_and_the_line(dars, saved, tmp_path):
     for words in (("tree", copy), ("show", copy, 1), ("export", copy, "--to", tmp_path / "x")):
         code, _, said = dars(*words)
         assert (code, refused(said)) == (2, True)
-    (copy / "usage.json").unlink()
-    assert dars("cost", copy)[0] == 2
     lines = (copy / EVENTS).read_bytes().splitlines(keepends=True)
     lines[2] = lines[2][:20] + b"\n"
     (copy / EVENTS).write_bytes(b"".join(lines))
-    for words in (("resume", copy, "--model", "repair"), ("fork", copy, 1, "--model", "repair")):
+    for words in (("resume", copy, "--model", "repair"), ("fork", copy, 1, "--model", "repair"), ("cost", copy)):
         code, _, said = dars(*words)
         assert (code, refused(said)) == (2, True)
         assert "line 3" in said
@@ -386,6 +408,46 @@ def test_refusing_api_is_4_asked_once_and_the_run_goes_on_with_another_key(statu
     assert f"dars resume {out}" in said
     assert dars("tree", out, "--skeleton")[0] == 0
     assert dars("resume", out, "--model", "repair:2")[0] == 0
+
+
+def test_api_that_refuses_later_is_4_and_the_patch_so_far_is_named(dars, repo, tmp_path, monkeypatch):
+    edit = ToolCall("edit", {"path": "logic.py", "old": "a and b", "new": "a or b"})
+    with FakeMessagesServer(lambda body: edit if len(body["messages"]) == 1 else Reply(status=400, detail="no")) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+        out = tmp_path / "out"
+        words = ("run", "--repo", repo, "--issue", tmp_path / "issue.md", "--out", out, *SMALL)
+        code, printed, said = dars(*words, "--model", "claude-sonnet-5-5")
+    assert (code, refused(said)) == (4, True)
+    assert f"dars resume {out}" in said
+    assert f"patch: {out / 'patch.diff'} (not submitted" in printed
+    subprocess.run(["git", "apply", out / "patch.diff"], cwd=repo, check=True)
+    assert (repo / "logic.py").read_text() == "def either(a, b):\n    return a or b\n"
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "after"),
+    [(os, "fsync", 0), (os, "fsync", 5), (os, "replace", 0), (os, "replace", 9), (Path, "write_bytes", 0),
+     (shutil, "copy2", 0)],
+)  # fmt: skip
+def test_full_disk_is_3_in_one_line_and_the_run_goes_on(place, name, after, dars, repo, tmp_path, monkeypatch):
+    write, calls = getattr(place, name), itertools.count()
+
+    def full(*args, **kwargs):
+        if next(calls) >= after:
+            raise FULL
+        return write(*args, **kwargs)
+
+    words = ("run", "--repo", repo, "--issue", tmp_path / "issue.md", "--out", tmp_path / "out", *SMALL, "--record")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, full)
+        code, _, said = dars(*words)
+    assert (code, refused(said)) == (3, True)
+    assert "No space left on device" in said
+    assert dars(*words)[0] == 0
 
 
 def test_missing_credentials_are_4(dars, repo, tmp_path):

@@ -17,7 +17,7 @@ from dars.env.local import BACKENDS, LocalEnvironment
 from dars.env.output import shorten
 from dars.env.paths import link_target, resolve
 from dars.env.sandbox import choose, works
-from dars.errors import EnvError, SandboxUnavailable
+from dars.errors import DiskFull, EnvError, SandboxUnavailable
 
 NAMES = ("a", "b.py", "with space", "new\nline", "ü.txt", ".hidden", "deep/er/c", "deep/d", "node/x.log", "build/o.bin")
 SANDBOXES = [pytest.param(kind, marks=pytest.mark.skipif(bool(works(kind)), reason=works(kind)))
@@ -630,7 +630,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_of_an_object(env, monkeypatch):
     there = sorted((env.state_dir / "store" / "objects").rglob("*"))
     with monkeypatch.context() as patch:
         patch.setattr("dars.env.store.os.replace", full)
-        with pytest.raises(EnvError, match=r"cannot write a state to .*store: No space left on device"):
+        with pytest.raises(DiskFull, match=r"cannot write a state to .*store: No space left on device"):
             env.state_hash()
     assert [p for p in sorted((env.state_dir / "store" / "objects").rglob("*")) if p.is_file() and p not in there] == []
     assert env.state_hash()

@@ -1,5 +1,6 @@
 """Requests and replacements: message layout, feedback, rejection, the critic, endings."""
 
+import hashlib
 import json
 import math
 
@@ -23,6 +24,8 @@ from dars.prompts import make_prompts
 from dars.search.engine import Engine
 from dars.search.resample import canonical
 from dars.search.turns import elide
+from dars.tree import Tree
+from dars.viz import node_text
 
 KINDS = ("create", "append", "edit", "submit", "other")
 
@@ -109,6 +112,18 @@ def test_feedback_stands_after_the_result_in_one_request_only():
     assert "did submit" not in shallow.messages[-1]["content"][1]["text"]  # submit: no trajectory
 
 
+def test_what_was_tried_is_told_once_to_model_and_critic():
+    engine, model, _ = searched(script(STORY))
+    edit, after = (engine.state.tree.nodes[i] for i in (2, 3))
+    told = [r.messages[-1]["content"][-1]["text"] for r in model.requests if r.path == (0,) and r.role != "act"]
+    assert len(told) == 3  # two candidates and their critic
+    for text in told:
+        action = f'<action tool="edit">{json.dumps(edit.args, sort_keys=True)}</action>'
+        assert text.count(action) == text.count('<action tool="edit">') == 1
+        assert f"{action}\n<observation>{edit.observation}</observation>\n<step><action" in text
+        assert text.count(after.observation) == 1
+
+
 def test_feedback_can_stay_on_the_path_of_the_alternative():
     _, model, _ = searched(script(STORY), feedback=FeedbackSection(keep=True))
     below = [r for r in model.requests if r.role == "act" and r.path[:2] == (0, 1)]
@@ -143,13 +158,31 @@ def test_repetitions_are_rejected_and_drawn_again():
     assert alternative.args == {"a": 2}
 
 
+def test_alternatives_carry_the_hash_of_the_prompt_that_they_were_drawn_from():
+    engine, model, events = searched(script(STORY))
+    asked = {r.path: r for r in reversed(model.requests) if r.role == "candidate"}
+    kept = [event["node"] for event in events if event["type"] == "step" and event["node"]["expansion"]]
+    assert kept
+    for node in kept:
+        request = asked[engine.state.tree.indices(node["parent"])]
+        said = json.dumps([request.system, request.messages], sort_keys=True).encode()
+        assert node["expansion"]["prompt_hash"] == hashlib.sha256(said).hexdigest()
+        assert node["expansion"]["prompt_hash"] in node_text(engine.state.tree, node["id"])
+        del node["expansion"]["prompt_hash"]  # as in trees of before
+        assert "drawn from" not in node_text(Tree.from_json(engine.state.tree.to_json()), node["id"])
+
+
 def test_node_without_another_action_is_exhausted_and_logged():
     def policy(request):
         return ToolCall(STORY[len(request.path)], {"same": True})
 
     engine, _, events = searched(policy)
     assert engine.state.tree.skeleton() == "oeos"
-    assert [e["node"] for e in events if e["type"] == "exhausted"] == [1, 3]
+    logged = {e["node"]: e["rejected"] for e in events if e["type"] == "exhausted"}
+    assert list(logged) == [1, 3]
+    again = Tree.from_json(engine.state.tree.to_json())
+    assert {node.id: node.rejected for node in again.nodes.values() if node.rejected} == logged
+    assert node_text(again, 1).count("- repeats an earlier action: edit") == len(logged[1]) == 4
     assert engine.state.pending == []
 
 
@@ -224,11 +257,29 @@ def test_endings_without_an_action():
         engine, model, _ = searched(lambda request, stop=stop: reply(stop))
         assert engine.state.tree.root.exit == exit
         assert len(model.requests) == calls
-    engine, model, _ = searched(lambda request: reply("max_tokens"))
-    assert [r.max_tokens for r in model.requests] == [4096, 8192, 8192, 8192]
-    assert engine.state.calls == 4
+    for call in (None, ToolCall("other", {}, "cut")):
+        engine, model, _ = searched(lambda request, call=call: reply("max_tokens", call))
+        assert [r.max_tokens for r in model.requests] == [4096, 8192]
+        assert (engine.state.tree.root.exit, engine.state.calls) == ("exit_format", 2)
     corrected = [len(r.messages) for r in searched(lambda request: reply("end_turn"))[1].requests]
     assert corrected == [1, 3, 3]  # the correction is in the next request only
+
+
+def test_replacement_that_was_cut_off_is_drawn_again_with_twice_the_tokens_and_never_executed():
+    def policy(request):
+        if request.role == "candidate" and request.max_tokens == 4096:
+            return ModelResponse([], ToolCall("edit", {"n": "half"}), "I will", "max_tokens")
+        return script(STORY)(request)
+
+    engine, model, _ = searched(policy)
+    at = [(r.path, r.max_tokens) for r in model.requests if r.role == "candidate"]
+    first = [limit for path, limit in at if path == at[0][0]]
+    assert first == [4096, 4096, 8192, 8192]
+    alternatives = [n for n in engine.state.tree.nodes.values() if n.child_index]
+    assert alternatives
+    assert not any(n.args.get("n") == "half" for n in engine.state.tree.nodes.values())
+    reasons = [{r["reason"] for r in n.expansion["rejected"]} for n in alternatives]
+    assert reasons == [{"cut off at the limit of tokens"}] * len(alternatives)
 
 
 def test_unsubmitted_work_is_harvested():

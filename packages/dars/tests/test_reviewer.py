@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dars.aci.registry import registry
 from dars.aci.testing import REPORT
 from dars.candidates import Candidate, harvest
+from dars.cli.main import main
 from dars.config import BudgetSection, CandidatesSection, DarsConfig, ReviewSection
 from dars.env import ExecResult, LocalEnvironment, MemoryEnvironment
 from dars.errors import ModelError, TaskError
@@ -32,6 +33,7 @@ from dars.reviewer import (
     OracleReviewer,
     RandomReviewer,
     Review,
+    Scorer,
     borda,
     export_sft,
     fit,
@@ -792,6 +794,71 @@ def test_features_are_what_their_table_says():
     )  # fmt: skip
     assert (values[1]["scripts"], values[1]["broken"]) == pytest.approx((1 / 1.5, math.log(3)))
     assert (values[1]["submitted"], values[1]["left_scratch"], values[1]["breaks"]) == (0, 0, 1)
+
+
+def test_line_of_a_case_has_the_scores_of_its_review(tmp_path):
+    engine, env = searched()
+    candidates = harvest(engine.state.tree, BASE)
+    case = Case(task(tmp_path), candidates, engine.state.tree, env, engine.state.tree.root.snapshot)
+    model = ScriptedModel(lambda request: verdict(request, truthful))
+    labels = [truthful(candidate.patch) == 2 for candidate in candidates]
+    known = label(case, labels, ExecutionReviewer().review(case).evidence)
+    calls = []
+    for reviewer in (ExecutionReviewer(), MultiplicityReviewer(), RandomReviewer(3), LLMReviewer(model, "pairwise")):
+        assert isinstance(reviewer, Scorer)
+        assert list(reviewer.scores(known)) == list(reviewer.review(case).scores)
+        flipped = replace(known, resolved=tuple(not good for good in known.resolved))
+        assert reviewer.scores(flipped) == reviewer.scores(known)
+    LLMReviewer(model).scores(known, calls.append)
+    assert len(calls) == 3
+    with pytest.raises(TaskError, match=r"calc-1 was labelled without execution"):
+        ExecutionReviewer().scores(replace(known, execution=None))
+
+
+def test_reviewers_are_measured_on_labelled_cases_beside_chance(tmp_path, capsys, monkeypatch):
+    def told(*words):
+        monkeypatch.setattr("sys.argv", ["dars", "reviewer", "eval", str(tmp_path / "cases.jsonl"), *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out.splitlines(), printed.err
+
+    cases = labelled_cases(30, 7)
+    mixed = [case for case in cases if case.mixed]
+    write_labelled(tmp_path / "cases.jsonl", cases)
+    LearnedReviewer({name: float(name == "scripts") for name in FEATURES}).save(tmp_path / "m.json")
+    learned = accuracy(cases, LearnedReviewer.load(tmp_path / "m.json").scores)
+    chance = sum(sum(case.resolved) / len(case.resolved) for case in mixed) / len(mixed)
+    code, lines, _ = told("--reviewer", "multiplicity", "--reviewer", f"learned:{tmp_path / 'm.json'}")
+    assert code == 0
+    assert lines == [
+        f"{len(mixed)} mixed cases", f"chance         {chance:.3f}",
+        f"multiplicity   {accuracy(cases, lambda c: [0.0] * len(c.candidates)):.3f}", f"learned        {learned:.3f}",
+    ]  # fmt: skip
+
+    right = {
+        c.patch.strip("\n") for case in mixed for c, good in zip(case.candidates, case.resolved, strict=True) if good
+    }
+
+    def asked(body):
+        request = ModelRequest("review", (), messages=body["messages"])
+        return verdict(request, lambda patch: 2 * (patch.strip("\n") in right))
+
+    with FakeMessagesServer(asked) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+        code, lines, _ = told("--model", "claude-sonnet-5-5", "--orders", "1")
+        assert len(server.requests) == len(mixed)
+    assert code == 0
+    assert lines[3] == "llm            1.000"
+    assert re.fullmatch(rf"{len(mixed)} calls of claude-sonnet-5-5; cost \d+\.\d+ US\$", lines[4])
+    for words, said in (
+        (("--reviewer", "llm"), "needs a model"), (("--reviewer", "best"), "no reviewer 'best'"),
+        (("--mode", "x"), "single"), (("--model", "gpt"), "gpt"),
+    ):  # fmt: skip
+        code, lines, error = told(*words)
+        assert (code, lines, error.count("\n")) == (2, [], 1)
+        assert said in error
 
 
 BAD_LINES = {

@@ -3,16 +3,26 @@
 import ast
 import json
 import random
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from dars.candidates import Candidate
+from dars.cli.main import main
+from dars.config import ReviewSection
+from dars.env.memory import MemoryEnvironment
+from dars.errors import TaskError
 from dars.evaluation import critic, run
 from dars.evaluation.critic import shipped_functions
-from dars.evaluation.functions import collect, functions_in, installed_packages, split, with_mutants
+from dars.evaluation.functions import collect, installed_packages, split, with_mutants
 from dars.evaluation.profiles import GPU, QUICK
 from dars.evaluation.verifier import N, functions_of, picks
+from dars.reviewer import Case, Labelled, label, make_reviewer, read_labelled, write_labelled
+from dars.reviewer.functions import changed_functions, named_functions
+from dars.task import Task
+from dars.tree import Node, Tree
 
 LENGTH = 256
 NAMES = {"json", "heapq", "argparse", "asyncio", "email", "numpy", "statistics", "pydantic", "rich", "jinja2"}
@@ -31,16 +41,53 @@ def outer(a, b):
 
 
 def test_functions_are_whole_and_without_indentation():
-    found = functions_in(SOURCE)
+    named = named_functions(SOURCE)
+    found = list(named.values())
+    assert list(named) == ["outer", "outer.Inner.method"]
     assert [ast.parse(text).body[0].name for text in found] == ["outer", "method"]
     assert found[1] == "async def method(self):\n    return a + b if a < b else 0"
     assert "decorated" not in found[0]
     assert "Größe" in found[0]
 
 
+CLASS = """X = 1
+
+
+class A:
+    def f(self):
+        def g(x):
+            return x
+        return g(1)
+
+    def h(self):
+        return 2
+"""
+MODULE = {"pkg/m.py": CLASS.encode(), "notes.txt": b"def k():\n    pass\n"}
+
+
+def edited(*changes, files=MODULE):
+    env = MemoryEnvironment(files)
+    for path, old, new in changes:
+        text = env.read_file(path) if path in env.list_files() else b""
+        env.write_file(path, text.replace(old, new) if old else new)
+    return env.diff()
+
+
+def test_changed_functions_are_the_innermost_ones_of_both_versions():
+    inner = edited(("pkg/m.py", b"return x", b"return x + 1"))
+    assert changed_functions(MODULE, inner) == (("def g(x):\n    return x", "def g(x):\n    return x + 1"),)
+    both = edited(("pkg/m.py", b"return 2", b"return 3"), ("pkg/m.py", b"g(1)", b"g(2)"))
+    assert [after.split("\n")[0] for _, after in changed_functions(MODULE, both)] == ["def f(self):", "def h(self):"]
+    elsewhere = edited(
+        ("pkg/m.py", b"X = 1", b"X = 2"), ("notes.txt", b"pass", b"return"), ("new.py", b"", b"def n(): 1")
+    )
+    assert changed_functions(MODULE, elsewhere) == ()
+    assert changed_functions({"pkg/m.py": b"X = 3\n"}, inner) is None
+
+
 def test_mutants_differ_from_the_function_and_from_each_other_and_fit():
     rng = np.random.default_rng(0)
-    text = functions_in(SOURCE)[1]
+    text = named_functions(SOURCE)["outer.Inner.method"]
     every = with_mutants("p", text, 10**6, 10**6, rng).mutants
     assert len({text, *every}) == len(every) + 1
     assert all(isinstance(ast.parse(mutant), ast.Module) for mutant in every)
@@ -170,13 +217,101 @@ def test_training_ends_when_its_time_is_up(torch):
 
 
 def test_texts_that_do_not_fit_are_refused(torch):
-    from dars.errors import TaskError
     from dars.reviewer.verifier import pack
 
     assert pack([b"ab", b"\xff"], 3).tolist() == [[97, 98, 0], [255, 0, 0]]
     for text in (b"", b"abcd"):
         with pytest.raises(TaskError, match=f"{len(text)} bytes; the verifier reads 1 to 3"):
             pack([text], 3)
+
+
+def test_verifier_that_was_saved_scores_the_same(torch, tmp_path):
+    from dars.reviewer.verifier import Verifier, load, pack, save, scores
+
+    verifier, rows = Verifier(2, 32, LENGTH, 2), pack(texts(5), LENGTH)
+    save(verifier, tmp_path / "v.npz")
+    assert scores(load(tmp_path / "v.npz"), rows).tolist() == scores(verifier, rows).tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npz"]
+    verifier.suspicion[1].bias.data[:] = float("nan")
+    save(verifier, tmp_path / "nan.npz")
+    np.savez(tmp_path / "other.npz", format="dars-verifier/2", size=[1, 8, 8, 1])
+    np.savez(tmp_path / "half.npz", format="dars-verifier/1", size=[1, 8, 8, 1])
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "v.npz").read_bytes()[:5000])
+    (tmp_path / "text.npz").write_text("{}")
+    said = {"nan": "no numbers", "other": "the format dars-verifier/2", "half": "no verifier", "cut": "no verifier",
+            "text": "no verifier", "none": "cannot read"}  # fmt: skip
+    for name, why in said.items():
+        with pytest.raises(TaskError, match=why):
+            load(tmp_path / f"{name}.npz")
+
+
+def test_verifier_reviews_by_how_it_scores_the_functions_after_a_patch_against_before(torch, tmp_path):
+    from dars.reviewer.verifier import Verifier, pack, scores
+    from dars.reviewer.verifying import VerifierReviewer
+
+    def score(text):
+        return float(scores(verifier, pack([text.encode()], LENGTH))[0])
+
+    verifier = Verifier(1, 16, LENGTH, 1)
+    long = b"return 2 # " + b"a long line " * 30
+    patches = [
+        edited(("pkg/m.py", b"return x", b"return x + 1"), ("pkg/m.py", b"return 2", b"return 3")),
+        edited(("pkg/m.py", b"X = 1", b"X = 2")),
+        edited(("pkg/m.py", b"return 2", long)),
+        edited(("pkg/m.py", b"X = 9", b"X = 2"), files={"pkg/m.py": b"X = 9\n"}),
+    ]
+    env = MemoryEnvironment(MODULE)
+    candidates = [Candidate(node, patch, patch) for node, patch in enumerate(patches)]
+    tree = Tree()
+    for node in range(1, 4):
+        tree.add(Node(node, 0))
+    task = Task(None, "it fails", image="none")
+    case = Case(task, candidates, tree, env, env.snapshot())
+    env.write_file("pkg/m.py", b"something else")
+    reviewer = VerifierReviewer(verifier)
+    review = reviewer.review(case)
+    changed = [("def g(x):\n    return x", "def g(x):\n    return x + 1"), ("def h(self):\n    return 2",
+               "def h(self):\n    return 3")]  # fmt: skip
+    first = sum(score(after) - score(before) for before, after in changed)
+    assert review.scores == pytest.approx((first, 0.0, 0.0, min(first, 0.0) - 1), abs=1e-5)
+    told = [(one["functions"], one["read"], "error" in one) for one in review.evidence["candidates"]]
+    assert told == [(2, 2, False), (0, 0, False), (1, 0, False), (0, 0, True)]
+    write_labelled(tmp_path / "cases.jsonl", [label(case, [True, False, False, False])])
+    (known,) = read_labelled(tmp_path / "cases.jsonl")
+    assert reviewer.scores(known) == pytest.approx(list(review.scores), abs=1e-5)
+    with pytest.raises(TaskError, match="labelled without the functions"):
+        reviewer.scores(replace(known, functions=None))
+
+
+def test_verifier_is_trained_named_and_measured_on_the_command_line(torch, few, tmp_path, capsys, monkeypatch):
+    def told(*words):
+        monkeypatch.setattr("sys.argv", ["dars", "reviewer", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    monkeypatch.setattr("dars.evaluation.verifier.installed_packages", lambda: few)
+    monkeypatch.setattr("dars.evaluation.profiles.QUICK", TINY)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    file = tmp_path / "v.npz"
+    code, printed, _ = told("fit-verifier", "--out", file, "--device", "cpu", "--seconds", "9")
+    assert code == 0
+    assert printed.startswith("4 steps on ")
+    reviewer = make_reviewer(ReviewSection(reviewers=[f"verifier:{file}"]))
+    patches = [edited(("pkg/m.py", b"return 2", b"return %d" % number)) for number in (3, 5)]
+    candidates = tuple(Candidate(i, patch, patch) for i, patch in enumerate(patches))
+    functions = tuple(changed_functions(MODULE, patch) for patch in patches)
+    case = Labelled("m", "it fails", candidates, (1, 1), (True, False), None, functions)
+    write_labelled(tmp_path / "cases.jsonl", [case])
+    code, printed, _ = told("eval", tmp_path / "cases.jsonl", "--reviewer", f"verifier:{file}")
+    first, second = reviewer.scores(case)
+    assert (code, printed.splitlines()[-1]) == (0, f"verifier       {float(first > second):.3f}")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in ("verifier", "verifying"):
+        monkeypatch.delitem(sys.modules, f"dars.reviewer.{name}")
+    code, _, said = told("eval", tmp_path / "cases.jsonl", "--reviewer", f"verifier:{file}")
+    assert (code, "dars-agent[verifier]" in said) == (2, True)
 
 
 # --- the experiments --------------------------------------------------------------------------------------------------

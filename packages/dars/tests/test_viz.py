@@ -143,7 +143,9 @@ def test_browser_draws_one_element_for_every_node_and_shows_hostile_texts_as_tex
     drawn = re.findall(r'<g class="node [^"]*" data-id="(\d+)"', document)
     assert sorted(map(int, drawn)) == sorted(whole.nodes)
     assert f'data-node-count="{len(whole)}"' in document
+    tree.nodes[1].rejected = [{"reason": "no tool call", "text": "<b>bold I would"}]
     document = in_browser(viz.html(tree), tmp_path, "#n1")
+    assert "No other action found" in document[: document.index('<script type="application/json"')]
     body = document[: document.index('<script type="application/json"')]
     assert "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;!--" in body
     assert not re.search(r"<script|<b>bold", body)

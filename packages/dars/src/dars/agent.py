@@ -19,7 +19,7 @@ from .candidates import Candidate, harvest
 from .config import DarsConfig
 from .env import LocalEnvironment
 from .env.base import Environment
-from .errors import EnvError, TaskError
+from .errors import ModelError, TaskError, because
 from .models.base import ChatModel, ToolCall, Usage
 from .models.choose import make_model
 from .prompts import make_prompts
@@ -32,6 +32,7 @@ from .storage import EVENTS, EventLog, write_atomic
 from .task import Task
 from .tree import Tree
 
+REFUSED = "model"  # why a search ended whose provider refused a request
 STATES = "states"  # the folder of a run in which its workspace keeps snapshots
 
 
@@ -44,7 +45,8 @@ class RunResult:
     candidates : distinct patches with the reviewers' scores, best first.
     best : the first of them; None if there is none.
     usage, cost_usd : of all calls, those of critics and reviewers included; cost_usd None where a price is unknown.
-    exit_reason : "done", or which budget ended ("steps", "calls", "cost", "wall time"), or "interrupted".
+    exit_reason : "done", or which budget ended ("steps", "calls", "cost", "wall time"), or "interrupted", or "model"
+        where a provider refused to go on.
     out : the folder of the run.
     """
 
@@ -95,7 +97,8 @@ def run(
     EnvError
         There can be no workspace.
     ModelError
-        The provider refused a request for good.
+        The provider refused a request for good. What was found before is written as at any other end, and stands in
+        ``result`` of the error.
     """
     config = (config or DarsConfig()).model_copy(deep=True)
     config.workers = max(workers, config.workers)
@@ -114,8 +117,12 @@ def run(
     judge = reviewer or make_reviewer(config.review, asked, config.seed)
     with recorded(folder, about, config, on_event) as (state, keep), workspace(task, config, env, folder) as place:
         engine = _engine(task, asked, chooser, config, place, state, keep, interrupted)
-        reason = engine.run()
-        return _conclude(task, engine, judge, reason, folder)
+        try:
+            return _conclude(task, engine, judge, engine.run(), folder)
+        except ModelError as error:
+            engine.stopped = REFUSED  # what was paid for is harvested, and reviewed without asking a model
+            error.result = _conclude(task, engine, judge, REFUSED, folder)
+            raise
 
 
 def resume(
@@ -282,9 +289,11 @@ def _conclude(task: Task, engine: Engine, judge: Reviewer, reason: str, folder: 
     found = harvest(state.tree, workspace.list_files(), config.harvest_unsubmitted)
     with engine.spending() as spent:
         case = Case(task, found, state.tree, workspace, base, spent.add, engine.out_of_budget)
-        review = judge.review(case) if found else Review(())
-        if spent.calls:
-            engine.emit({"type": "spent"}, spent)
+        try:
+            review = judge.review(case) if found else Review(())
+        finally:  # paid for, even if a later call of the review fails
+            if spent.calls:
+                engine.emit({"type": "spent"}, spent)
     order = ranking(review.scores, found)
     marked = scored(case, review, judge.name)
     ranked = [marked[place] for place in order]
@@ -423,4 +432,4 @@ def _copy_run(old: Path, new: Path, event: Event, more: Mapping[str, Any]) -> No
         write_atomic(new / "meta.json", json.dumps({**read_meta(old), **more}, indent=1))
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise EnvError(f"cannot copy {old} to {new}: {error.strerror or error}") from error
+        raise because(f"cannot copy {old} to {new}", error) from error

@@ -200,6 +200,20 @@ def plain_path(name: str) -> str:
     return name if name == NOWHERE else re.sub(r"^[ab]/", "", name)
 
 
+def quoted_path(name: str) -> str:
+    """A path as git writes it into a diff: unusual ones in quotes, bytes that are not printable ASCII escaped.
+
+    Examples
+    --------
+    >>> print(quoted_path("a/plain name"), quoted_path("a/tab\\t"), quoted_path("a/é"))
+    a/plain name "a/tab\\t" "a/\\303\\251"
+    """
+    letters = {byte: f"\\{letter}" for letter, byte in ESCAPES.items()}
+    data = name.encode("utf-8", "surrogateescape")
+    text = "".join(letters.get(byte, chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in data)
+    return name if text == name else f'"{text}"'
+
+
 def _unquoted(text: str) -> str:
     out = bytearray()
     for match in re.finditer(r"\\([0-7]{3})|\\(.)|([^\\]+)", text):

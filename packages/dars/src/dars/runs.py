@@ -12,7 +12,7 @@ from typing import Any
 from .aci.base import Tool
 from .config import DarsConfig
 from .env.base import Environment
-from .errors import TaskError, TreeFormatError
+from .errors import TaskError, TreeFormatError, because
 from .models.base import ChatModel
 from .prompts import make_prompts
 from .search.engine import Engine
@@ -107,11 +107,15 @@ def restored(folder: str | Path, order: str = "shallowest") -> SearchState:
 def finish(folder: Path, state: SearchState) -> None:
     """Write ``tree.json`` and ``usage.json``."""
     write_atomic(folder / "tree.json", state.tree.to_json())
-    spent = {
+    write_atomic(folder / "usage.json", json.dumps(used(state), indent=1))
+
+
+def used(state: SearchState) -> dict[str, Any]:
+    """Tokens, calls, steps and US$ of a search, as ``usage.json`` has them."""
+    return {
         **state.usage._asdict(), "calls": state.calls, "steps": state.steps, "cost_usd": state.cost_usd,
         "cache_efficiency": state.usage.cache_efficiency, "cache_misses": dict(state.cache_misses),
     }  # fmt: skip
-    write_atomic(folder / "usage.json", json.dumps(spent, indent=1))
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
@@ -145,7 +149,7 @@ def _begin(folder: Path, about: Mapping[str, Any], config: DarsConfig) -> bool:
             folder / "meta.json", json.dumps({"schema_version": 1, "started": time.time(), **wanted}, indent=1)
         )
     except OSError as error:
-        raise TaskError(f"cannot write the run to {folder}: {error.strerror}") from error
+        raise because(f"cannot write the run to {folder}", error, TaskError) from error
     return True
 
 

@@ -15,22 +15,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import TaskError, TreeFormatError
+from .errors import TaskError, TreeFormatError, because, is_full
 
 INLINE = 256  # characters up to which a text stays in the event
 EVENTS, BLOBS = "events.jsonl", "blobs"
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Write under a temporary name in the same folder, sync, rename."""
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        if is_full(error):
+            raise because(f"cannot write {path}", error) from error
         raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
     finally:
         temporary.unlink(missing_ok=True)
@@ -51,21 +54,31 @@ class EventLog:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._broken: Exception | None = None
         try:
             (self.folder / BLOBS).mkdir(parents=True, exist_ok=True)
             path = self.folder / EVENTS
-            self._file = path.open("ab")
+            self._file = path.open("ab", buffering=0)
             _lock(self._file.fileno(), self.folder)
             self._file.truncate(_whole(path))
         except OSError as error:
-            raise TaskError(f"cannot write the run to {self.folder}: {error.strerror}") from error
+            raise because(f"cannot write the run to {self.folder}", error, TaskError) from error
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Append one event; it is on the disk when this returns."""
-        line = json.dumps(self._without_texts(event), ensure_ascii=True) + "\n"
-        self._file.write(line.encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Append one event; it is on the disk when this returns. After one that could not be written none is."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            rest = memoryview(f"{json.dumps(self._without_texts(event), ensure_ascii=True)}\n".encode())
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:  # nothing may follow what was torn off
+            full, path = is_full(error), self.folder / EVENTS
+            self._broken = (
+                because(f"cannot write {path}", error) if full else OSError(error.errno, error.strerror, str(path))
+            )
+            raise self._broken from error
 
     def close(self) -> None:
         """Let go of the file."""
@@ -86,8 +99,11 @@ class EventLog:
         path = self.folder / BLOBS / name
         if not path.exists():
             temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            try:
+                temporary.write_bytes(data)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         return name
 
 

@@ -31,7 +31,8 @@ class Node:
     terminal, exit : whether the path ends here, and how ("submit", "exit_depth", ...).
     state : what tools remember, plain values.
     patch : of an ended path.
-    expansion : of an alternative: candidates, rejected ones, the critic's answer.
+    expansion : of an alternative: the prompt's hash, candidates, rejected ones, the critic's answer.
+    rejected : where no further action was found: what was drawn and why it was not taken, or how drawing ended.
     """
 
     id: int
@@ -58,6 +59,7 @@ class Node:
     patch: str = ""
     state: dict[str, Any] = field(default_factory=dict)
     expansion: dict[str, Any] | None = None
+    rejected: list[dict[str, Any]] = field(default_factory=list)
     children: list[int] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..config import DarsConfig
 from ..env.apply import applied
 from ..models.base import ChatModel
 from ..reviewer import Labelled
+from ..reviewer.functions import changed_functions
 from .execute import own_python
 from .outcomes import Outcomes
 from .tasks import MutTask, as_task
@@ -58,7 +59,8 @@ def solve(
         evidence = json.loads((out / "review.json").read_text(encoding="utf-8"))["evidence"]
         execution = evidence if "matrix" in evidence else None
         depths = tuple(result.tree.nodes[candidate.node_id].depth for candidate in found)
-        case = Labelled(task.id, task.issue, tuple(found), depths, resolved, execution)
+        functions = tuple(changed_functions(outcomes.base, candidate.patch) for candidate in found)
+        case = Labelled(task.id, task.issue, tuple(found), depths, resolved, execution, functions)
         return Solved(case, result.best is not None and resolved[found.index(result.best)])
     finally:
         outcomes.close()

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..errors import BudgetExceeded, DarsError, EnvError, ModelError
+from ..errors import BudgetExceeded, DarsError, DiskFull, EnvError, ModelError, is_full
 from . import benches, planning, reading, reviewing, running, swebench
 
 FAILED, USAGE, ENVIRONMENT, MODEL, BUDGET, INTERRUPTED = 1, 2, 3, 4, 5, 130
@@ -65,7 +65,7 @@ def _say(text: str) -> None:
 
 def _verdict(error: Exception) -> tuple[int, str]:
     """Exit code and message of an exception."""
-    if isinstance(error, EnvError):
+    if isinstance(error, (EnvError, DiskFull)):
         return ENVIRONMENT, str(error)
     if isinstance(error, ModelError):
         return MODEL, str(error)
@@ -78,7 +78,9 @@ def _verdict(error: Exception) -> tuple[int, str]:
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         return USAGE, f"{error.format_message()}{hint}"
     if isinstance(error, OSError):
-        return USAGE, f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        where = error.filename or ("a file could not be written" if is_full(error) else "")
+        text = f"{where}: {error.strerror}" if where and error.strerror else str(error)
+        return ENVIRONMENT if is_full(error) else USAGE, text
     return (
         FAILED,
         f"internal: {type(error).__name__}: {error} (run again with --debug for the traceback, and report it)",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import TaskError, TreeFormatError
+from ..errors import TaskError
 from .running import FolderArgument
 
 if TYPE_CHECKING:
@@ -91,13 +91,10 @@ def import_run(
 
 
 def cost(run: FolderArgument) -> None:
-    """What a run used: calls, tokens, US$, and how much of the input came from the cache."""
-    try:
-        spent = json.loads((run / "usage.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TreeFormatError(
-            f"{run} holds no finished run: usage.json is missing or damaged; dars resume it"
-        ) from error
+    """What a run used so far: calls, tokens, US$, and how much of the input came from the cache."""
+    from ..runs import restored, used
+
+    spent = used(restored(run))  # usage.json is written at the end of a run, and is not there where it was cut off
     names = {
         "calls": "calls", "steps": "steps", "input": "input tokens, not cached", "cache_read": "read from the cache",
         "cache_write_5m": "written to it for 5 minutes", "cache_write_1h": "written to it for an hour",

@@ -26,7 +26,7 @@ def review(
     folder: FolderArgument,
     reviewer: Annotated[
         list[str] | None,
-        typer.Option("--reviewer", help="execution, llm, multiplicity, learned:FILE; may be repeated."),
+        typer.Option("--reviewer", help="execution, llm, multiplicity, learned:FILE, verifier:FILE; may be repeated."),
     ] = None,
     weight: Annotated[list[float] | None, typer.Option("--weight", help="One for each --reviewer.")] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="Of llm: single or pairwise.")] = None,
@@ -77,28 +77,76 @@ def fit(
         print(f"{name:<16} {value:+.3f}")
 
 
+@app.command("fit-verifier")
+def fit_verifier(
+    out: Annotated[Path, typer.Option("--out", help="npz file of the verifier.")],
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="Of the training.")] = 400.0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of the functions and the first weights.")] = 0,
+) -> None:
+    """Train a verifier on the Python that is installed here; use it by --reviewer verifier:FILE.
+
+    On a GPU it has the size of dars eval --profile gpu, on the processor that of a toy.
+    """
+    from dataclasses import replace
+
+    import numpy as np
+
+    from ..evaluation.profiles import GPU, QUICK
+    from ..evaluation.verifier import N, has_gpu, picks, trained
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise TaskError(f"--device {device}: it has to be auto, cpu or cuda")
+    device = ("cuda" if has_gpu() else "cpu") if device == "auto" else device
+    profile = replace(GPU if device == "cuda" else QUICK, verifier_seconds=seconds)
+    found = trained(profile, np.random.default_rng(seed), device)
+    from ..reviewer.verifier import save
+
+    save(found.verifier, out)
+    print(f"{len(found.training.losses)} steps on {len(found.learnt)} functions: {out}")
+    print(
+        f"picks {picks(found.after).mean():.3f} of the true repairs of {len(found.held)} functions of other packages "
+        f"among {N} (untrained {picks(found.before).mean():.3f}, chance {1 / N:.3f})"
+    )
+
+
 @app.command("eval")
 def evaluate(
     labelled: LabelledArgument,
-    model: Annotated[
-        Path | None, typer.Option("--model", help="A fitted reviewer; default: those that need none.")
+    reviewer: Annotated[
+        list[str] | None,
+        typer.Option("--reviewer", help="multiplicity, execution, llm, learned:FILE, verifier:FILE, random."),
     ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Of llm, which it adds to the reviewers.")] = None,
+    mode: Annotated[str, typer.Option("--mode", help="Of llm: single or pairwise.")] = "single",
+    orders: Annotated[int, typer.Option("--orders", min=1, help="Of llm: orders of the patches.")] = 3,
+    rows: RowsOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of what reviewers draw.")] = 0,
 ) -> None:
     """Share of the mixed cases in which a reviewer puts a resolving candidate first, beside chance."""
-    from ..reviewer import LearnedReviewer, read_labelled
+    from ..reviewer import LLMReviewer, Scorer, make_reviewer, read_labelled
+    from ..search.engine import Spent
 
     cases = [case for case in read_labelled(labelled) if case.mixed]
     if not cases:
         raise TaskError(f"{labelled} holds no case with both candidates that resolve the issue and others")
-    chance = sum(sum(case.resolved) / len(case.resolved) for case in cases) / len(cases)
-    found = {"chance": chance}
-    found["multiplicity"] = sum(case.first_right([0.0] * len(case.candidates)) for case in cases) / len(cases)
-    if model is not None:
-        learned = LearnedReviewer.load(model)
-        found["learned"] = sum(case.first_right(learned.scores(case)) for case in cases) / len(cases)
+    names = list(dict.fromkeys([*(reviewer or ["multiplicity"]), *(["llm"] if model is not None else [])]))
+    asked = None if model is None else model_named(model, rows)
+    section = DarsConfig.model_validate({"review": {"mode": mode, "n_orders": orders}}).review
+    judges = [make_reviewer(section.model_copy(update={"reviewers": [name]}), asked, seed) for name in names]
     print(f"{len(cases)} mixed cases")
-    for name, share in found.items():
-        print(f"{name:<14} {share:.3f}")
+    print(f"{'chance':<14} {sum(sum(case.resolved) / len(case.resolved) for case in cases) / len(cases):.3f}")
+    spent = Spent()
+    for judge in judges:
+        assert isinstance(judge, Scorer)
+        right = 0
+        for case in cases:
+            scores = judge.scores(case, spent.add) if isinstance(judge, LLMReviewer) else judge.scores(case)
+            right += case.first_right(scores)
+        print(f"{judge.name:<14} {right / len(cases):.3f}")
+    if spent.calls:
+        cost = "unknown" if spent.cost_usd is None else f"{spent.cost_usd:.4f} US$"
+        print(f"{spent.calls} calls of {model}; cost {cost}")
 
 
 @app.command("export-sft")

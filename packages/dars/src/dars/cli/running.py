@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import DarsConfig
-from ..errors import ModelError, TaskError
+from ..errors import DiskFull, ModelError, TaskError
 from .live import watch
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(
     ] = None,
     reviewer: Annotated[
         list[str] | None,
-        typer.Option("--reviewer", help="execution, llm, multiplicity, learned:FILE; may be repeated."),
+        typer.Option("--reviewer", help="execution, llm, multiplicity, learned:FILE, verifier:FILE; may be repeated."),
     ] = None,
     test_command: Annotated[str | None, typer.Option("--test-command", help="Runs the tests; default pytest.")] = None,
     base_commit: Annotated[str | None, typer.Option("--base-commit", help="Work on this commit's files.")] = None,
@@ -300,7 +300,9 @@ def _watched(folder: Path, settings: DarsConfig, work: Callable[[Callable[[dict[
     try:
         with watch(settings, folder) as tell:
             result = work(tell)
-    except ModelError as error:  # what was paid for before is not lost
+    except (ModelError, DiskFull) as error:  # what was paid for before is not lost
+        if isinstance(error, ModelError) and error.result is not None:
+            _found(error.result, folder)
         if (folder / "meta.json").exists():
             raise type(error)(f"{error}; {_go_on(folder)}") from error
         raise
@@ -316,14 +318,7 @@ def _go_on(folder: Path) -> str:
 
 def told(result: RunResult, folder: Path) -> int:
     """Print what a run came to; its exit code."""
-    cost = "unknown" if result.cost_usd is None else f"{result.cost_usd:.4f} US$"
-    cached = f", {result.usage.cache_efficiency:.0%} of the input from the cache" if sum(result.usage) else ""
-    leaves = result.tree.leaves()
-    print(f"{len(result.tree) - 1} steps, {len(leaves)} ends, {len(result.candidates)} candidates; cost {cost}{cached}")
-    print(f"tree:  {folder / 'tree.html'}")
-    if result.best is not None:
-        kept = " (not submitted: its path was cut off)" if result.best.auto_submitted else ""
-        print(f"patch: {folder / 'patch.diff'}{kept}")
+    _found(result, folder)
     if result.exit_reason == "interrupted":
         print(_go_on(folder), file=sys.stderr)
         return 130
@@ -335,12 +330,23 @@ def told(result: RunResult, folder: Path) -> int:
             file=sys.stderr,
         )
         return 5
-    ends = {leaf.exit for leaf in leaves}
-    if ends == {"exit_env"}:
+    if {leaf.exit for leaf in result.tree.leaves()} == {"exit_env"}:
         print("error: the workspace failed on every path: dars show RUN NODE says how", file=sys.stderr)
         return 3
     print("error: no path ended in a change of the code", file=sys.stderr)
     return 1
+
+
+def _found(result: RunResult, folder: Path) -> None:
+    """Print how large a tree is, what it cost, and where its files lie."""
+    cost = "unknown" if result.cost_usd is None else f"{result.cost_usd:.4f} US$"
+    cached = f", {result.usage.cache_efficiency:.0%} of the input from the cache" if sum(result.usage) else ""
+    leaves = result.tree.leaves()
+    print(f"{len(result.tree) - 1} steps, {len(leaves)} ends, {len(result.candidates)} candidates; cost {cost}{cached}")
+    print(f"tree:  {folder / 'tree.html'}")
+    if result.best is not None:
+        kept = " (not submitted: its path was cut off)" if result.best.auto_submitted else ""
+        print(f"patch: {folder / 'patch.diff'}{kept}")
 
 
 def _rehearse(task: Any, model: ChatModel, settings: DarsConfig) -> int:

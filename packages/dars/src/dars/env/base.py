@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from ..errors import EnvError
+from ..errors import EnvError, because
 
 
 class ExecResult(NamedTuple):
@@ -78,7 +78,7 @@ class Environment(ABC):
             return
         done = self.exec(["git", "apply", "--whitespace=nowarn", "-"], stdin=patch.encode("utf-8", "surrogateescape"))
         if done.returncode:
-            raise EnvError(f"the patch does not apply: {' '.join(done.output.split())}")
+            raise because("the patch does not apply", " ".join(done.output.split()))
 
     @abstractmethod
     def state_hash(self) -> str:

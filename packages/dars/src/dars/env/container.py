@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ..errors import EnvError
+from ..errors import EnvError, because
 from .base import Environment, ExecResult, check_limits
 from .docker import NOTE, OWNER, PATIENCE_S, RUN, STATE, Docker, owner, remove_abandoned
 from .output import as_text, read_ends
@@ -237,7 +237,7 @@ class ContainerEnvironment(Environment):
         if code == OUTSIDE:
             raise EnvError(f"cannot {what}: it is not a path inside the workspace")
         if code:
-            raise EnvError(f"cannot {what}: {said.rpartition(': ')[2] or f'exit code {code}'}")
+            raise because(f"cannot {what}", said.rpartition(": ")[2] or f"exit code {code}")
         return out
 
     def _changed(self) -> set[str]:

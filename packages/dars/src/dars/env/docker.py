@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import EnvError
+from ..errors import EnvError, because
 from .scan import remove
 
 RUN, OWNER, STATE = "dars", "dars.owner", "dars.state"  # labels: the run; host and process; folder of the run's states
@@ -64,7 +64,7 @@ class Docker:
         """Output of a subcommand; EnvError if it fails."""
         code, out, said = self.run(*args, stdin=stdin, timeout=timeout)
         if code:
-            raise EnvError(f"{self.words[0]} {args[0]} failed: {said or f'exit code {code}'}")
+            raise because(f"{self.words[0]} {args[0]} failed", said or f"exit code {code}")
         return out
 
     def has_image(self, name: str) -> bool:

@@ -11,7 +11,7 @@ import weakref
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import EnvError
+from ..errors import EnvError, because
 from .backend import Backend
 from .base import Environment, ExecResult, check_limits
 from .copy import CopyBackend
@@ -169,7 +169,7 @@ class LocalEnvironment(Environment):
             for stale in (there.parent / "__pycache__").glob(f"{_literal(there.stem)}.*.pyc"):
                 stale.unlink()
         except OSError as error:
-            raise EnvError(f"cannot write {path}: {error.strerror}") from None
+            raise because(f"cannot write {path}", error) from None
 
     def remove_file(self, path: str) -> None:
         """Delete a file, or a link itself."""

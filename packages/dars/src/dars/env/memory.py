@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from ..errors import EnvError
+from ..patches import NOWHERE, quoted_path
 from .apply import applied
 from .base import Environment, ExecResult
 
@@ -125,14 +126,20 @@ def _inside(path: str) -> str:
 
 
 def _file_diff(path: str, old: bytes | None, new: bytes | None) -> str:
-    before, after = (f"a/{path}" if old is not None else "/dev/null", f"b/{path}" if new is not None else "/dev/null")
-    head = f"diff --git a/{path} b/{path}\n"
+    a, b = quoted_path(f"a/{path}"), quoted_path(f"b/{path}")
+    before, after = (NOWHERE if old is None else a), (NOWHERE if new is None else b)
+    head = f"diff --git {a} {b}\n"
     head += "new file mode 100644\n" if old is None else "deleted file mode 100644\n" if new is None else ""
     try:
         then, now = (re.findall(r"[^\n]*\n|[^\n]+", (content or b"").decode()) for content in (old, new))
     except UnicodeDecodeError:
         return f"{head}Binary files {before} and {after} differ\n"
     body = ""
-    for line in difflib.unified_diff(then, now, before, after):
+    for line in difflib.unified_diff(then, now, _ended(before), _ended(after)):
         body += line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
     return head + body
+
+
+def _ended(name: str) -> str:
+    """A name with the tab that git puts after one with a space, so that nothing takes what follows for a date."""
+    return f"{name}\t" if " " in name else name

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import EnvError
+from ..errors import because
 from .store import EXECUTABLE, FILE, FOLDER, LINK, Entry, ObjectStore
 
 # Made anew by whatever wants them: never copied, never recorded, and removed when a state is put back, since what one
@@ -215,4 +215,4 @@ def copy_folder(source: Path, target: Path, skip: Callable[[str, str], bool]) ->
                     shutil.copy2(entry.path, there)
                     there.chmod(0o755 if entry.stat().st_mode & stat.S_IXUSR else 0o644)
     except OSError as error:  # not to be read, or a full disk
-        raise EnvError(f"cannot copy {error.filename or source}: {error.strerror}") from None
+        raise because(f"cannot copy {error.filename or source}", error) from None

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import EnvError
+from ..errors import EnvError, because
 
 FOLDER, FILE, EXECUTABLE, LINK = "40000", "100644", "100755", "120000"
 QUIET = {"PATH": os.defpath, "LC_ALL": "C", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
@@ -35,7 +35,9 @@ class ObjectStore:
             self._objects.mkdir(exist_ok=True)
             (folder / "all-binary").write_text("* -diff\n")
             (folder / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
-            (folder / "HEAD").write_text("ref: refs/heads/none\n")
+            unfinished = folder / "HEAD.new"
+            unfinished.write_text("ref: refs/heads/none\n")
+            unfinished.replace(folder / "HEAD")  # only now is it whole
 
     def put(self, kind: str, data: bytes) -> str:
         """Write an object of a kind ("blob" or "tree") and return its id."""
@@ -60,7 +62,7 @@ class ObjectStore:
         except OSError as error:
             if name is not None:
                 Path(name).unlink(missing_ok=True)
-            raise EnvError(f"cannot write a state to {self.folder}: {error.strerror}") from None
+            raise because(f"cannot write a state to {self.folder}", error) from None
 
     def get(self, identity: str) -> bytes:
         """Content of an object; EnvError if there is none."""
@@ -123,5 +125,5 @@ def git(*args: str, cwd: Path, **extra: str) -> bytes:
         raise EnvError("git is not installed: workspaces need it") from None
     if done.returncode:
         said = " ".join(done.stderr.decode(errors="replace").split())
-        raise EnvError(f"git {args[0]} failed in {cwd}: {said}")
+        raise because(f"git {args[0]} failed in {cwd}", said)
     return done.stdout

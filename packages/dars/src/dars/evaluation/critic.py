@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bench.tasks import SHIPPED, corpus, modules
-from .functions import Function, functions_in, with_mutants
+from ..reviewer.functions import named_functions
+from .functions import Function, with_mutants
 from .profiles import Profile
 from .report import TARGET, Claim, Experiment, Metric, bootstrap_interval
 from .verifier import picks
@@ -68,7 +69,8 @@ def shipped_functions(most: int, mutants: int, rng: np.random.Generator) -> list
     for name in SHIPPED:
         files = corpus(name)
         for module in modules(files):
-            texts.update((text, name) for text in functions_in(files[module].decode()) if len(text.encode()) <= LENGTH)
+            inside = named_functions(files[module].decode()).values()
+            texts.update((text, name) for text in inside if len(text.encode()) <= LENGTH)
     found: list[Function] = []
     for place in rng.permutation(len(texts)):
         text = list(texts)[place]

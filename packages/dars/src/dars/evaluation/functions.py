@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import sysconfig
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -15,6 +13,7 @@ import numpy as np
 
 from ..bench.mutations import mutate, mutations
 from ..patches import is_test
+from ..reviewer.functions import named_functions
 
 
 @dataclass(frozen=True)
@@ -24,23 +23,6 @@ class Function:
     package: str
     source: str
     mutants: tuple[str, ...]
-
-
-def functions_in(source: str) -> list[str]:
-    """Texts of all functions and methods of a module, decorators left out, without their indentation; inner ones too.
-
-    Examples
-    --------
-    >>> functions_in("class A:\\n    def f(self):\\n        return 1\\n")
-    ['def f(self):\\n    return 1']
-    """
-    lines = source.encode().splitlines(keepends=True)  # ast counts lines and bytes as a tokenizer does
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
-            text = b"".join(lines[node.lineno - 1 : node.end_lineno]).decode()
-            found.append(textwrap.dedent(text).rstrip())
-    return found
 
 
 def with_mutants(package: str, source: str, most: int, length: int, rng: np.random.Generator) -> Function:
@@ -120,7 +102,7 @@ def _of_file(job: tuple[str, Path, int], mutants: tuple[int, int], length: int) 
     package, path, seed = job
     rng = np.random.default_rng(seed)
     try:
-        texts = functions_in(path.read_text(encoding="utf-8"))
+        texts = list(named_functions(path.read_text(encoding="utf-8")).values())
     except (SyntaxError, ValueError, RecursionError):
         return []  # a template, of another version or another encoding: others are plenty
     fitting = (text for text in texts if len(text.encode()) <= length)

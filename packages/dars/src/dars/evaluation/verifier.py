@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from .plots import draw_training
 from .profiles import Profile
 from .report import TARGET, Artifact, Claim, Experiment, Metric, bootstrap_interval
 
+if TYPE_CHECKING:
+    from ..reviewer.verifier import Training, Verifier
+
 N = 8  # candidates of a selection: the true repair and seven mutants
 HELD_SHARE = 0.2  # of the packages
 HEADS_WIDTH = 64
@@ -26,17 +30,60 @@ RATE = 3e-4 * 512  # over the width: narrower networks bear larger steps (arXiv:
 
 def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     """Collect, train, select; nothing where no GPU is, unless ``profile.device`` is "cpu"."""
+    device = "cuda" if profile.device == "auto" else profile.device
+    if profile.device == "auto" and not has_gpu():
+        return Experiment(skipped="there is no GPU; --device cpu trains the verifier on the processor, slowly")
+    verifier, training, before, after, learnt, held = trained(profile, rng, device)
+    experiment = Experiment(claims=_claims(picks(after), picks(before), learnt, held, rng))
+    parameters = sum(weights.numel() for weights in verifier.parameters())
+    beats = (after[:, :1] > after[:, 1:]).mean() + (after[:, :1] == after[:, 1:]).mean() / 2
+    experiment.metrics += [
+        Metric("verifier: bytes read in training", training.read / training.seconds, "tokens/s", "higher"),
+        Metric("verifier: bytes read in training, all", training.read, "tokens", "higher"),
+        Metric("verifier: steps of training", len(training.losses), "steps", "higher"),
+        Metric("verifier: parameters", parameters, "", "lower"),
+        Metric("verifier: functions to train on", len(learnt), "", "higher"),
+        Metric("verifier: pairs to train on", sum(len(function.mutants) for function in learnt), "", "higher"),
+        Metric("verifier: original above mutant, held-out packages", float(beats), "share of the pairs", "higher"),
+    ]
+    if draw_training(training.losses, math.log(2), out / "verifier.png"):
+        experiment.artifacts.append(Artifact("verifier.png", "Loss of the verifier over the steps of its training"))
+    return experiment
+
+
+class Trained(NamedTuple):
+    """A verifier, and what was seen of it.
+
+    Attributes
+    ----------
+    before, after : scores (held-out functions, N) before and after the training; the first column is the true repair.
+    """
+
+    verifier: Verifier
+    training: Training
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    learnt: list[Function]
+    held: list[Function]
+
+
+def has_gpu() -> bool:
+    """Whether torch finds a GPU; TaskError where torch is not installed."""
     try:
         import torch
     except ImportError:
         raise TaskError("the verifier needs torch: pip install 'dars-agent[verifier]'") from None
+    return torch.cuda.is_available()
+
+
+def trained(profile: Profile, rng: np.random.Generator, device: str) -> Trained:
+    """Collect functions of what is installed, and train a verifier of the profile's size on them."""
+    if device == "cuda" and not has_gpu():
+        raise TaskError("--device cuda: torch finds no GPU here; use --device cpu")
+    import torch
+
     from ..reviewer.verifier import Verifier, pack, scores, train
 
-    device = "cuda" if profile.device == "auto" else profile.device
-    if device == "cuda" and not torch.cuda.is_available():
-        if profile.device == "auto":
-            return Experiment(skipped="there is no GPU; --device cpu trains the verifier on the processor, slowly")
-        raise TaskError("--device cuda: torch finds no GPU here; use --device cpu")
     layers, width, length = profile.verifier_size
     learnt, held = functions_of(installed_packages(), profile.verifier_functions, length, rng, os.cpu_count() or 1)
     originals = pack([function.source.encode() for function in learnt], length)
@@ -52,22 +99,7 @@ def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         steps=profile.verifier_steps, rate=RATE / width,
     )  # fmt: skip
     after = scores(verifier, candidates).reshape(-1, N)
-
-    experiment = Experiment(claims=_claims(picks(after), picks(before), learnt, held, rng))
-    parameters = sum(weights.numel() for weights in verifier.parameters())
-    beats = (after[:, :1] > after[:, 1:]).mean() + (after[:, :1] == after[:, 1:]).mean() / 2
-    experiment.metrics += [
-        Metric("verifier: bytes read in training", training.read / training.seconds, "tokens/s", "higher"),
-        Metric("verifier: bytes read in training, all", training.read, "tokens", "higher"),
-        Metric("verifier: steps of training", len(training.losses), "steps", "higher"),
-        Metric("verifier: parameters", parameters, "", "lower"),
-        Metric("verifier: functions to train on", len(learnt), "", "higher"),
-        Metric("verifier: pairs to train on", len(mutants), "", "higher"),
-        Metric("verifier: original above mutant, held-out packages", float(beats), "share of the pairs", "higher"),
-    ]
-    if draw_training(training.losses, math.log(2), out / "verifier.png"):
-        experiment.artifacts.append(Artifact("verifier.png", "Loss of the verifier over the steps of its training"))
-    return experiment
+    return Trained(verifier, training, before, after, learnt, held)
 
 
 def functions_of(

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import CassetteMiss, ModelError, TaskError
+from ..errors import CassetteMiss, ModelError, TaskError, because
 from .base import Capabilities, ChatModel, ModelRequest, ModelResponse, ToolCall, Usage
 
 Mode = Literal["replay", "record", "auto"]
@@ -114,7 +114,7 @@ class CassetteModel(ChatModel):
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise ModelError(f"cannot write {self.path}: {error.strerror}") from error
+            raise because(f"cannot write {self.path}", error, ModelError) from error
 
     def _read(self) -> tuple[dict[str, Any], dict[tuple[str, int], ModelResponse]]:
         data = self.path.read_bytes()

@@ -26,8 +26,9 @@ VARYING = re.compile(r"wall time: [^)]*|\bin \d+\.\d+s\b|\b0x[0-9a-f]{6,}\b")
 EXIT = re.compile(r"exit code: (-?\d+)")
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 ATTEMPT = re.compile(r'<attempt number="\d+">\n(.*?)^</attempt>', re.DOTALL | re.MULTILINE)
-ACTION = re.compile(r'<action tool="([^"]*)">(.*?)</action>')
-STEP = re.compile(r"^<step>(<action .*?</action>)\n<observation>(.*?)</observation></step>$", re.DOTALL | re.MULTILINE)
+ACTION = r'<action tool="([^"]*)">(.*?)</action>'
+FIRST = re.compile(rf"{ACTION}(?:\n<observation>(.*?)</observation>$)?", re.DOTALL | re.MULTILINE)
+STEP = re.compile(rf"^<step>{ACTION}\n<observation>(.*?)</observation></step>$", re.DOTALL | re.MULTILINE)
 SUBMITTED = re.compile(r"^<submitted>\n(.*?)</submitted>$", re.DOTALL | re.MULTILINE)
 
 
@@ -302,18 +303,14 @@ def told(state: State, text: str) -> State:
     """
     trials, here = list(state.trials), list(state.here)
     for attempt in ATTEMPT.findall(text):
-        first = ACTION.search(attempt)
+        first = FIRST.match(attempt)
         if first is None:
             continue
         here.append((first[1], canonical(json.loads(first[2]))))
-        at = state
-        steps = STEP.findall(attempt)
-        for action, observation in steps:
-            call = ACTION.match(action)
-            if call is not None:
-                at = step(at, call[1], json.loads(call[2]), observation)
-        if not steps:
-            at = step(at, first[1], json.loads(first[2]), f"{ELIDED} it was not shown]")
+        shown = f"{ELIDED} it was not shown]" if first[3] is None else first[3]
+        at = step(state, first[1], json.loads(first[2]), shown)
+        for tool, args, observation in STEP.findall(attempt[first.end() :]):
+            at = step(at, tool, json.loads(args), observation)
         trials += at.trials[len(state.trials) :]
         patch = SUBMITTED.search(attempt)
         known = {(trial.path, trial.made) for trial in trials}

@@ -4,7 +4,7 @@ from .aggregate import EnsembleReviewer, borda
 from .base import Case, Review, Reviewer, ranking
 from .baselines import MultiplicityReviewer, OracleReviewer, RandomReviewer
 from .execution import ExecutionReviewer
-from .labels import Labelled, label, read_labelled, write_labelled
+from .labels import Labelled, Scorer, label, read_labelled, write_labelled
 from .learned import LearnedReviewer, fit
 from .llm import LLMReviewer
 from .make import make_reviewer
@@ -23,6 +23,7 @@ __all__ = [
     "RandomReviewer",
     "Review",
     "Reviewer",
+    "Scorer",
     "borda",
     "export_sft",
     "fit",

@@ -9,6 +9,7 @@ from ..candidates import Candidate
 from ..patches import normalised
 from ..task import Task
 from .base import Case, Review
+from .labels import Labelled
 
 
 class RandomReviewer:
@@ -21,10 +22,14 @@ class RandomReviewer:
 
     def review(self, case: Case) -> Review:
         """Judge by chance."""
-        return Review(tuple(self._score(case.task, candidate) for candidate in case.candidates), {"seed": self.seed})
+        return Review(tuple(self._score(case.task.id, candidate) for candidate in case.candidates), {"seed": self.seed})
 
-    def _score(self, task: Task, candidate: Candidate) -> float:
-        said = f"{self.seed}\0{task.id}\0{normalised(candidate.patch)}".encode("utf-8", "surrogatepass")
+    def scores(self, case: Labelled) -> list[float]:
+        """The same for a labelled case."""
+        return [self._score(case.id, candidate) for candidate in case.candidates]
+
+    def _score(self, identity: str, candidate: Candidate) -> float:
+        said = f"{self.seed}\0{identity}\0{normalised(candidate.patch)}".encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.sha256(said).digest()[:6], "big") / 2**48
 
 
@@ -36,6 +41,10 @@ class MultiplicityReviewer:
     def review(self, case: Case) -> Review:
         """Judge by frequency."""
         return Review(tuple(float(candidate.multiplicity) for candidate in case.candidates))
+
+    def scores(self, case: Labelled) -> list[float]:
+        """The same for a labelled case."""
+        return [float(candidate.multiplicity) for candidate in case.candidates]
 
 
 class OracleReviewer:

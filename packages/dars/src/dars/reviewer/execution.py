@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..aci.testing import PYTEST, run_suite
 from ..candidates import Candidate
 from ..env.base import Environment
-from ..errors import EnvError
+from ..errors import EnvError, TaskError
 from ..patches import changes
 from ..task import Task
 from .base import Case, Review
+from .labels import Labelled
 from .scripts import Script, scripts
 
 ARGUMENT_CHARS = 100_000  # of the tests in one command; a system takes 128 KiB in one argument
@@ -73,9 +74,6 @@ class ExecutionReviewer:
             1 / sizes[script.subtree] if any(row) else 0.0 for script, row in zip(kept, matrix, strict=True)
         ]  # fmt: skip
         broken = [sorted(passing - column["tests"]) for column in columns]
-        scores = matrix_scores(matrix, weights, [len(tests) for tests in broken], self.penalty)
-        worst = min(scores)
-        scores = [worst - 1 if column["error"] else score for score, column in zip(scores, columns, strict=True)]
         weight = iter(weights)
         evidence = {
             "candidates": [
@@ -99,7 +97,13 @@ class ExecutionReviewer:
             "tests": {name: [int(name in column["tests"]) for column in columns] for name in sorted(passing)},
             "penalty": self.penalty,
         }  # fmt: skip
-        return Review(tuple(scores), evidence)
+        return Review(tuple(evidence_scores(evidence)), evidence)
+
+    def scores(self, case: Labelled) -> list[float]:
+        """Of a case that was executed before; TaskError if it was not."""
+        if case.execution is None:
+            raise TaskError(f"the case {case.id} was labelled without execution: nothing can be read from its scripts")
+        return evidence_scores(case.execution)
 
     def _column(self, case: Case, candidate: Candidate, kept: Sequence[Script], suite: _Suite) -> dict[str, Any]:
         """What a candidate passes."""
@@ -165,6 +169,15 @@ class _Suite:
             if done.returncode == 0:
                 passed.append(test or self.command)
         return frozenset(passed)
+
+
+def evidence_scores(evidence: Mapping[str, Any]) -> list[float]:
+    """The scores that follow from the evidence of a review."""
+    weights = [script["weight"] for script in evidence["scripts"] if script["kept"]]
+    broken = [len(candidate["broken"]) for candidate in evidence["candidates"]]
+    scores = matrix_scores(evidence["matrix"], weights, broken, evidence.get("penalty", 1.0))
+    worst = min(scores)
+    return [worst - 1 if "error" in c else score for score, c in zip(scores, evidence["candidates"], strict=True)]
 
 
 def matrix_scores(

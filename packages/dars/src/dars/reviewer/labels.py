@@ -5,11 +5,12 @@
     {"id": "...", "issue": "...",
      "candidates": [{"node_id": 3, "patch": "...", "raw_patch": "...", "multiplicity": 1, "auto_submitted": false,
                      "dropped": [["repro.py", "new, ..."]], "depth": 14, "resolved": true}, ...],
-     "execution": {...}}
+     "execution": {...}, "functions": [[["def f...", "def f..."], ...], ...]}
 
 ``depth`` is the number of actions that led to a candidate; ``execution`` the evidence of an ExecutionReviewer, without
-which (null) whoever learns from the line learns from the patches alone. ``raw_patch``, ``multiplicity``,
-``auto_submitted``, ``dropped`` and ``depth`` may be left out.
+which (null) whoever learns from the line learns from the patches alone; ``functions`` the functions that each patch
+changes, before and after, which a verifier reads (null for a patch that does not apply). ``raw_patch``,
+``multiplicity``, ``auto_submitted``, ``dropped``, ``depth``, ``execution`` and ``functions`` may be left out.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from ..candidates import Candidate
 from ..errors import TaskError
 from ..patches import changes
 from ..storage import write_atomic
 from .base import Case, ranking
+from .functions import Pair, functions_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Labelled:
     ----------
     depths, resolved : one for each candidate.
     execution : evidence of an :class:`~.execution.ExecutionReviewer` on the same candidates, or None.
+    functions : those that each candidate changes, as :func:`~.functions.functions_of` finds them, or None.
     """
 
     id: str
@@ -43,6 +46,7 @@ class Labelled:
     depths: tuple[int, ...]
     resolved: tuple[bool, ...]
     execution: Mapping[str, Any] | None = None
+    functions: tuple[tuple[Pair, ...] | None, ...] | None = None
 
     @property
     def mixed(self) -> bool:
@@ -64,16 +68,30 @@ class Labelled:
             for c, depth, resolved in zip(self.candidates, self.depths, self.resolved, strict=True)
         ]  # fmt: skip
         execution = None if self.execution is None else dict(self.execution)
-        return {"id": self.id, "issue": self.issue, "candidates": candidates, "execution": execution}
+        return {
+            "id": self.id, "issue": self.issue, "candidates": candidates, "execution": execution,
+            "functions": self.functions,
+        }  # fmt: skip
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A reviewer that can judge a case of which only the line is left; it must not look at the labels."""
+
+    name: str
+
+    def scores(self, case: Labelled) -> Sequence[float]:
+        """One for each candidate, as :meth:`~.base.Reviewer.review` gives them."""
 
 
 def label(case: Case, resolved: Sequence[bool], execution: Mapping[str, Any] | None = None) -> Labelled:
-    """A case with its labels, one for each candidate."""
+    """A case with its labels, one for each candidate, and the functions that they change."""
     if len(resolved) != len(case.candidates):
         raise TaskError(f"{case.task.id}: {len(resolved)} labels for {len(case.candidates)} candidates")
     depths = tuple(case.tree.nodes[candidate.node_id].depth for candidate in case.candidates)
     labels = tuple(bool(value) for value in resolved)
-    return Labelled(case.task.id, case.task.issue, tuple(case.candidates), depths, labels, execution)
+    found = tuple(case.candidates)
+    return Labelled(case.task.id, case.task.issue, found, depths, labels, execution, functions_of(case))
 
 
 def write_labelled(path: str | Path, cases: Iterable[Labelled]) -> None:
@@ -124,6 +142,9 @@ def _parse(row: Any) -> Labelled:
     execution = row.get("execution")
     if execution is not None and len(execution["candidates"]) != len(entries):
         raise ValueError("execution has to be evidence on the same candidates")
+    functions = row.get("functions")
+    if functions is not None and len(functions) != len(entries):
+        raise ValueError("functions has to be one list for each candidate")
     candidates = tuple(
         Candidate(
             int(e["node_id"]), e["patch"], e.get("raw_patch", e["patch"]), int(e.get("multiplicity", 1)),
@@ -133,5 +154,15 @@ def _parse(row: Any) -> Labelled:
     )  # fmt: skip
     depths = tuple(int(entry.get("depth", 0)) for entry in entries)
     return Labelled(
-        str(row["id"]), str(row["issue"]), candidates, depths, tuple(e["resolved"] for e in entries), execution
+        str(row["id"]),
+        str(row["issue"]),
+        candidates,
+        depths,
+        tuple(e["resolved"] for e in entries),
+        execution,
+        None if functions is None else tuple(map(_pairs, functions)),
     )
+
+
+def _pairs(functions: Any) -> tuple[Pair, ...] | None:
+    return None if functions is None else tuple((str(before), str(after)) for before, after in functions)

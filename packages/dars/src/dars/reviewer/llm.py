@@ -19,6 +19,7 @@ from ..models.base import ChatModel, ModelRequest, ModelResponse
 from ..prompts import renderer
 from .aggregate import borda, presentation_orders
 from .base import Case, Review, ranking
+from .labels import Labelled
 
 PROMPT_CHARS = 60_000  # of issue and patches together
 ISSUE_SHARE = 0.3  # the most that an issue takes of them
@@ -103,27 +104,40 @@ class LLMReviewer:
 
     def review(self, case: Case) -> Review:
         """Judge; what could not be read or paid for counts as neutral, and is marked."""
-        n = len(case.candidates)
+        return self._review(case.task.issue, case.candidates, case.spent, case.stop)
+
+    def scores(self, case: Labelled, spent: Callable[[ModelResponse], None] = lambda response: None) -> list[float]:
+        """Of a labelled case, of which the model sees the issue and the patches; ``spent`` takes every response."""
+        return list(self._review(case.issue, case.candidates, spent, lambda: False).scores)
+
+    def _review(
+        self,
+        issue: str,
+        candidates: Sequence[Candidate],
+        spent: Callable[[ModelResponse], None],
+        stop: Callable[[], bool],
+    ) -> Review:
+        n = len(candidates)
         if n < 2:
             return Review((1.0,) * n, {"mode": self.mode, "asked": []})
-        arranged = ranking([0.0] * n, case.candidates)  # as ties are broken
-        patches = [case.candidates[i].patch for i in arranged]
+        arranged = ranking([0.0] * n, candidates)  # as ties are broken
+        patches = [candidates[i].patch for i in arranged]
         asked: dict[Order, Verdict] = {}
 
         def ask(orders: Iterable[Order]) -> None:
             new = [order for order in dict.fromkeys(orders) if order not in asked]
-            prompts = [self._prompt(case.task.issue, [patches[i] for i in order]) for order in new]
+            prompts = [self._prompt(issue, [patches[i] for i in order]) for order in new]
             counts = [len(order) for order in new]
             samples = [_sample(order, n) if self.mode == "pairwise" else len(asked) + i for i, order in enumerate(new)]
-            asked.update(zip(new, self.judge(prompts, counts, case.spent, case.stop, samples), strict=True))
+            asked.update(zip(new, self.judge(prompts, counts, spent, stop, samples), strict=True))
 
         orders = presentation_orders(n, self.n_orders, self.seed)
         points = _single(orders, asked, ask) if self.mode == "single" else _knockouts(orders, asked, ask)
         scores = [0.0] * n
         for place, i in enumerate(arranged):
             scores[i] = points[place]
-        nodes = [case.candidates[i].node_id for i in arranged]
-        return Review(tuple(scores), self._evidence(case.candidates, nodes, asked))
+        nodes = [candidates[i].node_id for i in arranged]
+        return Review(tuple(scores), self._evidence(candidates, nodes, asked))
 
     def _prompt(self, issue: str, patches: Sequence[str]) -> str:
         template = "review" if self.mode == "single" else "review_pair"

@@ -15,7 +15,7 @@ from .execution import ExecutionReviewer
 from .learned import LearnedReviewer
 from .llm import LLMReviewer
 
-NAMES = ("execution", "llm", "multiplicity", "learned:PATH", "random")
+NAMES = ("execution", "llm", "multiplicity", "learned:PATH", "verifier:PATH", "random")
 
 
 def make_reviewer(
@@ -35,7 +35,8 @@ def make_reviewer(
     Raises
     ------
     TaskError
-        A name that is not known, "llm" without a model, a file that is no model, weights that do not fit.
+        A name that is not known, "llm" without a model, a file that is no model, weights that do not fit, "verifier"
+        without torch.
     """
     execution = ExecutionReviewer()  # one, so that those who need the matrix share it
 
@@ -52,9 +53,19 @@ def make_reviewer(
             return RandomReviewer(seed)
         if name.startswith("learned:"):
             return LearnedReviewer.load(name.removeprefix("learned:"), execution)
+        if name.startswith("verifier:"):
+            return _verifier(name.removeprefix("verifier:"))
         raise TaskError(f"review.reviewers: there is no reviewer {name!r}; there are {', '.join(NAMES)}")
 
     reviewers = [make(name) for name in config.reviewers]
     if len(reviewers) == 1 and config.weights is None:
         return reviewers[0]
     return EnsembleReviewer(reviewers, config.weights)
+
+
+def _verifier(path: str) -> Reviewer:
+    try:
+        from .verifying import VerifierReviewer
+    except ImportError as error:
+        raise TaskError("the reviewer verifier needs torch: pip install 'dars-agent[verifier]'") from error
+    return VerifierReviewer.load(path)

@@ -4,10 +4,13 @@ same one with a fault. It needs torch: only those who use it import it.
 
 from __future__ import annotations
 
+import io
 import math
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import TaskError
+from ..storage import write_atomic
 
 Texts = NDArray[np.uint8]  # (texts, length); 0 after the end of a text
+FORMAT = "dars-verifier/1"
 ALIGN = 64  # widths of a batch are multiples: attention with a mask is fastest then
 SORTED = 32  # batches that are made of texts of similar length together
 WARM, DECAY = 0.05, 0.05
@@ -54,7 +59,7 @@ class Verifier(nn.Module):
 
     def __init__(self, layers: int = 8, width: int = 512, length: int = 640, heads: int = 8) -> None:
         super().__init__()
-        self.length = length
+        self.length, self.heads = length, heads
         self.bytes = nn.Embedding(256, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.suspicion = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
@@ -80,6 +85,33 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Pairs of the last axis as complex numbers, turned by their places, in the precision of ``x``."""
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * turn).flatten(-2).type_as(x)
+
+
+def save(verifier: Verifier, path: str | Path) -> None:
+    """Write the size and the weights, as npz."""
+    size = [len(verifier.blocks), verifier.bytes.embedding_dim, verifier.length, verifier.heads]
+    weights = {name: weight.detach().cpu().numpy() for name, weight in verifier.state_dict().items()}
+    data = io.BytesIO()
+    np.savez(data, format=np.array(FORMAT), size=np.array(size), **weights)
+    write_atomic(Path(path), data.getvalue())
+
+
+def load(path: str | Path) -> Verifier:
+    """Read a verifier, to the processor; TaskError if the file is missing, damaged or holds no verifier."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["format"]) != FORMAT:
+                raise TaskError(f"{path} has the format {stored['format']}; this version reads {FORMAT}")
+            verifier = Verifier(*map(int, stored["size"]))
+            names = [name for name in stored.files if name not in ("format", "size")]
+            verifier.load_state_dict({name: torch.from_numpy(stored[name]) for name in names})
+    except OSError as error:
+        raise TaskError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, zipfile.BadZipFile):
+        raise TaskError(f"{path} is no verifier: make one with dars reviewer fit-verifier") from None
+    if not all(torch.isfinite(weight).all() for weight in verifier.parameters()):
+        raise TaskError(f"{path} holds weights that are no numbers: train it again")
+    return verifier
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------

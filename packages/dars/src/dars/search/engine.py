@@ -178,7 +178,11 @@ class Engine:
         """From a node to the end of its path; a workspace that fails ends the path, not the search."""
         cur = self.state.tree.nodes[start]
         with self.spending() as spent:
-            self._walk(cur, start, env, spent)
+            try:
+                self._walk(cur, start, env, spent)
+            except BaseException:
+                self.stopped = self.stopped or "failed"  # no other path goes on
+                raise
 
     def _walk(self, cur: Node, start: int, env: Environment, spent: Spent) -> None:
         try:
@@ -319,11 +323,12 @@ class Engine:
     # --- states -----------------------------------------------------------------------------------------------------
 
     def unfinished(self, env: Environment) -> None:
-        """Note at the ends of paths that the budget cut off what had been changed there.
+        """Note at the ends of paths that the budget cut off, or that were paused, what had been changed there.
 
         This is not an event: a search that goes on goes on from these ends.
         """
-        for node_id in self.state.open:
+        paused = [leaf.id for leaf in self.state.tree.leaves() if leaf.exit == PAUSED]
+        for node_id in (*self.state.open, *paused):
             node = self.state.tree.nodes[node_id]
             node.exit = "exit_budget"
             if self.config.harvest_unsubmitted and node.depth:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -81,11 +82,13 @@ def resample(
     told = feedback(prompts, tree, node_id, config, condense if config.feedback.summarize else None)
     turns = messages(tree, node_id, prompts, config.history)
     turns = with_text(turns, told) if told else turns
+    identity = prompt_hash(prompts.system, turns)
     seen = {canonical(ToolCall(child.tool, child.args), tools) for child in tried}
     candidates: list[tuple[ToolCall, ModelResponse]] = []
     rejected: list[dict[str, Any]] = []
     k, rounds = config.candidates.k, 1 + config.candidates.retries
     start = (len(tried) - 1) * k * rounds
+    limit = config.max_tokens
     for again in range(rounds):
         if stop():
             return Drawn(None, rejected, stopped=True)
@@ -97,12 +100,16 @@ def resample(
             requests.append(
                 ModelRequest(
                     "candidate", place, start + again * k + i, prompts.system, asked, prompts.tools,
-                    config.max_tokens, config.candidates.temperature if model.capabilities.temperature else None,
+                    limit, config.candidates.temperature if model.capabilities.temperature else None,
                     long_lived=2 * node.depth,
                 )
             )  # fmt: skip
         for response in model.complete_many(requests):
             spent(response)
+            if response.stop == "max_tokens":  # of a call too the end may be missing
+                limit = 2 * config.max_tokens
+                rejected.append({"reason": "cut off at the limit of tokens", "text": response.text[:200]})
+                continue
             if response.call is None:
                 rejected.append({"reason": "no tool call", "text": response.text[:200]})
                 continue
@@ -120,6 +127,7 @@ def resample(
         return Drawn(None, rejected, stopped=True)
     call, response = candidates[verdict["index"]]
     expansion = {
+        "prompt_hash": identity,
         "candidates": [{"tool": c.name, "args": c.input, "text": r.text} for c, r in candidates],
         "rejected": rejected,
         "critic": verdict,
@@ -128,6 +136,12 @@ def resample(
     }
     flags = ["critic_fallback"] if verdict["fallback"] else []
     return Drawn(Choice(call, list(response.content), response.text, expansion, flags), rejected)
+
+
+def prompt_hash(system: str, turns: Sequence[Message]) -> str:
+    """SHA-256 of what candidates are drawn from, before the instruction that sets each of them apart."""
+    text = json.dumps([system, turns], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def feedback(

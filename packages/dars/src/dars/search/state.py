@@ -5,7 +5,8 @@ Events
 root : the state in which the search begins.
 step : a node was made. ``pushed`` alternatives are then owed at its parent (it opened an expansion).
 owe : a strategy goes back to ``node``; one alternative is then owed there.
-exhausted : no new alternative could be found at ``node``; one that was owed is dropped.
+exhausted : no new alternative could be found at ``node``; one that was owed is dropped, and
+    what was ``rejected`` stays with the node.
 end : the path ends at ``node`` without a further action, for the reason ``exit``.
 pause : the path ends at ``node`` for now; a strategy may go on there.
 reopen : a path that was paused goes on at ``node``.
@@ -87,9 +88,11 @@ class SearchState:
         if kind == "owe":
             self._owe(self.tree.nodes[int(event["node"])])
         elif kind == "exhausted":
-            self._drop(int(event["node"]))
-            self.forks.pop(int(event["node"]), None)
-            self.tree.nodes[int(event["node"])].flags.append("exhausted")
+            node = self.tree.nodes[int(event["node"])]
+            self._drop(node.id)
+            self.forks.pop(node.id, None)
+            node.flags.append("exhausted")
+            node.rejected = [*node.rejected, *event.get("rejected", ())]
         elif kind == "end":
             node = self.tree.nodes[int(event["node"])]
             node.exit, node.terminal = str(event["exit"]), True
@@ -141,7 +144,7 @@ class SearchState:
         self.forks[node.id] = {"hint": event.get("hint"), "action": event.get("action")}
         if node.children:
             self._owe(node)
-        elif node.id not in self.open:
+        else:  # of an unfinished path too a new walk begins here, lest it pause before what was asked for is done
             self._reopen(node)
 
     def _owe(self, node: Node) -> None:

@@ -109,7 +109,8 @@ def ask(
     """The next action at a node, or the reason why the path ends ("exit_format", ...; "stopped": the budget did).
 
     Replies without a tool call are asked again, at most ``FORMAT_REPLIES`` in all; the corrections are in those
-    requests only and never become part of the path; nor does a ``hint``, which stands after the last turn.
+    requests only and never become part of the path; nor does a ``hint``, which stands after the last turn. A reply that
+    was cut off is asked for once more, with twice the tokens.
     """
 
     def shown(history: HistorySection) -> list[Message]:
@@ -132,7 +133,9 @@ def ask(
             return response, ""
         if response.stop == "refusal":
             return None, "exit_refusal"
-        if response.stop == "max_tokens" and not grown:
+        if response.stop == "max_tokens":
+            if grown:
+                return None, "exit_format"
             limit, grown = 2 * limit, True
             continue
         if response.stop == "context":
@@ -143,10 +146,10 @@ def ask(
             continue
         replies += 1
         said = list(response.content) or [{"type": "text", "text": "(nothing)"}]
-        extra = [] if response.call is not None else [
+        extra = [
             {"role": "assistant", "content": said},
             {"role": "user", "content": [{"type": "text", "text": "Answer with exactly one tool call."}]},
-        ]  # fmt: skip
+        ]
     return None, "exit_format"
 
 

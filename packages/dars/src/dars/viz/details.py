@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import TreeFormatError
@@ -31,6 +32,7 @@ def node_text(tree: Tree, node_id: int) -> str:
         ("expansions left", ", ".join(f"{kind} {left}" for kind, left in node.remaining.items())),
         ("snapshot", node.snapshot),
         ("state hash", node.state_hash),
+        ("drawn from", (node.expansion or {}).get("prompt_hash", "")),
         ("tokens", ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in node.usage._asdict().items() if v)),
         ("cost", money(node.cost_usd)),
         ("time", f"{node.wall_s:.2f} s"),
@@ -40,6 +42,7 @@ def node_text(tree: Tree, node_id: int) -> str:
     sections = [("issue", issue), ("action", "" if node.parent is None else _action(node)), ("thought", node.thought)]
     sections += [("thinking", thinking(node)), ("observation", node.observation)]
     sections += _expansion(node.expansion) if node.expansion else []
+    sections.append(("no other action found", _rejected(node.rejected)))
     sections.append(("patch", node.patch))
     parts += [f"── {name} " + "─" * max(1, 76 - len(name)) + f"\n{body.rstrip()}" for name, body in sections if body]
     return "\n\n".join(parts) + "\n"
@@ -90,15 +93,16 @@ def _expansion(expansion: dict[str, Any]) -> list[tuple[str, str]]:
         chosen = " (chosen)" if i == critic.get("index") else ""
         body = action_text(str(candidate.get("tool", "")), candidate.get("args") or {})
         out.append((f"candidate {i}{chosen}", "\n\n".join(part for part in (candidate.get("text", ""), body) if part)))
-    rejected = "\n".join(
-        f"- {entry.get('reason', '')}: {entry.get('tool') or entry.get('text', '')}"
-        for entry in expansion.get("rejected") or ()
-    )
-    out.append(("rejected candidates", rejected))
+    out.append(("rejected candidates", _rejected(expansion.get("rejected") or ())))
     note = "\n(no index could be read: the first candidate was taken)" if critic.get("fallback") else ""
     out.append(("critic", f"{critic.get('reply') or ''}{note}"))
     out.append(("feedback shown before", str(expansion.get("feedback", ""))))
     return out
+
+
+def _rejected(entries: Sequence[Mapping[str, Any]]) -> str:
+    told = [(entry.get("reason", ""), entry.get("tool") or entry.get("text", "")) for entry in entries]
+    return "\n".join(f"- {reason}: {what}" if what else f"- {reason}" for reason, what in told)
 
 
 def _diff(one: str, other: str, name: str, other_name: str) -> str:

@@ -88,8 +88,8 @@ def _node(node: Node) -> dict[str, Any]:
         "file": file_of(node), "thought": node.thought, "thinking": thinking(node), "observation": node.observation,
         "depth": node.depth, "exit": node.exit, "flags": node.flags, "patch": node.patch,
         "size": patch_size(node.patch) if node.patch else None, "expansion": node.expansion, "history": node.history,
-        "remaining": node.remaining, "usage": node.usage._asdict(), "cost": node.cost_usd, "wall": node.wall_s,
-        "snapshot": node.snapshot, "hash": node.state_hash,
+        "rejected": node.rejected, "remaining": node.remaining, "usage": node.usage._asdict(), "cost": node.cost_usd,
+        "wall": node.wall_s, "snapshot": node.snapshot, "hash": node.state_hash,
     }  # fmt: skip
 
 

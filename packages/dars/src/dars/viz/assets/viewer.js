@@ -209,6 +209,7 @@ function nodeView(node) {
       node.observation ? el("pre", {}, node.observation) : el("div", { class: "empty" }, "no output")));
   }
   if (node.expansion) parts.push(...expansionView(node.expansion));
+  if (node.rejected.length) parts.push(...section("No other action found", `${node.rejected.length} rejected`, ...rejectedView(node.rejected)));
   const candidate = candidateOf.get(node.id);
   if (candidate) parts.push(...candidateView(candidate));
   if (node.patch && !(candidate && candidate.patch === node.patch)) {
@@ -249,12 +250,15 @@ function expansionView(expansion) {
   const parts = (expansion.candidates || []).map((candidate, i) => folded(
     `${i}  ${candidate.tool}${i === critic.index ? "  — chosen" : ""}`, i === critic.index,
     candidate.text ? el("div", { class: "prose" }, candidate.text) : null, actionView({ ...candidate, args: candidate.args || {} })));
-  for (const entry of rejected) parts.push(folded(`rejected: ${entry.reason || ""}  ${entry.tool || ""}`, false, el("pre", {}, JSON.stringify(entry, null, 1))));
-  const shown = section("Drawn as an alternative", `${count((expansion.candidates || []).length, "candidate")}, ${rejected.length} rejected`, ...parts);
+  const shown = section("Drawn as an alternative", `${count((expansion.candidates || []).length, "candidate")}, ${rejected.length} rejected`, ...parts, ...rejectedView(rejected));
   if (critic.fallback) shown.push(badge("no index could be read: the first was taken", "bad"));
   if (critic.reply) shown.push(folded("Critic's answer", false, el("div", { class: "prose" }, critic.reply)));
   if (expansion.feedback) shown.push(folded(`Feedback shown before, ${lineCount(expansion.feedback)}`, false, el("pre", {}, expansion.feedback)));
   return shown;
+}
+
+function rejectedView(entries) {
+  return entries.map((entry) => folded(`rejected: ${entry.reason || ""}  ${entry.tool || ""}`, false, el("pre", {}, JSON.stringify(entry, null, 1))));
 }
 
 function candidateView(candidate) {
