@@ -268,6 +268,30 @@ def test_restarts_go_on_until_the_budget_ends():
     assert engine.state.calls == 40
 
 
+@pytest.mark.parametrize("starts", [0, 1, 3])
+@pytest.mark.parametrize(("stop", "asked"), [("refusal", 1), ("end_turn", 3)])
+def test_restarts_end_at_a_start_without_an_action(starts, stop, asked):
+    """No step is made by it, so that a limit of steps alone would never end the search."""
+    requests = []
+
+    def act(request):
+        requests.append(request)
+        assert len(requests) < 50
+        return ToolCall("submit") if request.sample // 100 < starts else "no"
+
+    class Silent(ScriptedModel):
+        def complete(self, request):
+            return replace(super().complete(request), stop="tool_use" if request.sample // 100 < starts else stop)
+
+    config = DarsConfig(strategy="restart", budget=BudgetSection(steps=starts + 5))
+    tools = {"submit": Tool("submit", {}, "submit", lambda env, args, state: Observation(""))}
+    engine = Engine(Silent(act), MemoryEnvironment({}), tools, Prompts(), config)
+    assert engine.run() == "done"
+    assert len(engine.state.tree.root.children) == starts
+    assert len(requests) == engine.state.calls == starts + asked
+    assert not engine.state.pending
+
+
 def test_random_branches_are_as_many_as_asked_and_as_the_seed_says():
     shapes = []
     for seed in (0, 0, 1):
