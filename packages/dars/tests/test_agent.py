@@ -324,6 +324,43 @@ def test_forks_that_make_no_sense_are_refused(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "repo"]
 
 
+def test_folder_of_another_run_is_refused_with_what_differs_and_left_alone(tmp_path):
+    work, out, model = task(tmp_path), tmp_path / "out", ScriptedModel(answer)
+    dars.run(work, model, SETTINGS, out=out, called="repair:1")
+    other = tmp_path / "other"
+    shutil.copytree(work.repo, other)
+    (other / "README").write_text("another package\n")
+
+    def written():  # what other files leave in the store of states is in no state
+        return {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and "states" not in p.parts}
+
+    before, linear = written(), SETTINGS.model_copy(update={"strategy": "linear"})
+    for message, now, settings, options in (
+        (r"another model \(repair:1, not repair:2\)", work, SETTINGS, {"called": "repair:2"}),
+        (r"another critic \(none, not repair:3\)", work, SETTINGS, {"critic": "repair:3"}),
+        (r"another issue", replace(work, issue="it is slow"), SETTINGS, {}),
+        (r"another config \(strategy\)", work, linear, {}),
+        (r"another task \(test_command\)", replace(work, test_command="make"), SETTINGS, {}),
+        (r"another task \(image\)", replace(work, image="some:tag"), SETTINGS, {"env": memory()}),
+        (rf"other files than those of {other}", replace(work, repo=other), SETTINGS, {}),
+    ):
+        with pytest.raises(TaskError, match=f"{out} holds a run .*{message}"):
+            dars.run(now, model, settings, out=out, **{"called": "repair:1", **options})
+    (work.repo / "calc.py").write_text("def add(a, b):\n    return b - a\n")
+    with pytest.raises(TaskError, match="other files"):
+        dars.run(work, model, SETTINGS, out=out, called="repair:1")
+    assert written() == before
+
+
+def test_run_goes_on_with_the_same_files_in_another_place(tmp_path):
+    work, out = task(tmp_path), tmp_path / "out"
+    short = SETTINGS.model_copy(update={"budget": BudgetSection(steps=2, depth=10)})
+    dars.run(work, ScriptedModel(answer), short, out=out)
+    moved = replace(work, repo=work.repo.rename(tmp_path / "moved"))
+    again = dars.run(moved, ScriptedModel(answer), SETTINGS, out=out)
+    assert actions(again.tree) == actions(dars.run(moved, ScriptedModel(answer), SETTINGS).tree)
+
+
 def test_review_ranks_again_without_searching(tmp_path):
     work, out = task(tmp_path), tmp_path / "out"
     first = dars.run(work, ScriptedModel(answer), SETTINGS, out=out)

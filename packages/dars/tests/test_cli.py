@@ -456,6 +456,21 @@ def test_missing_credentials_are_4(dars, repo, tmp_path):
     assert "ANTHROPIC_API_KEY" in said
 
 
+def test_run_that_made_no_call_gives_its_folder_to_another_model_and_repository(dars, repo, tmp_path):
+    out = tmp_path / "out"
+    words = ("run", "--issue", tmp_path / "issue.md", "--out", out, *SMALL, "--record")
+    (tmp_path / "empty").mkdir()
+    assert dars(*words, "--repo", tmp_path / "empty", "--model", "claude-sonnet-5-5")[0] == 4
+    assert dars(*words, "--repo", repo)[0] == 0
+    meta = json.loads((out / "meta.json").read_text())
+    assert (meta["model"], meta["task"]["repo"]) == ("repair:2", str(repo))
+    assert json.loads((out / "cassette.jsonl").read_text().splitlines()[0])["model"] == "repair"
+    assert dars("replay", out)[0] == 0
+    code, _, said = dars(*words, "--repo", repo, "--model", "repair:3")
+    assert (code, refused(said)) == (2, True)
+    assert "repair:2, not repair:3" in said
+
+
 def test_internal_error_is_told_without_a_traceback_unless_asked(dars, repo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dars.viz.text", lambda tree, width: 1 // 0)
     (tmp_path / "tree.json").write_text('{"schema_version": 1, "nodes": [{"id": 0}]}')

@@ -28,12 +28,11 @@ from .runs import Event, config_of, finish, read_meta, recorded, restored
 from .search.engine import Engine
 from .search.state import SearchState
 from .search.values import judged, passing_share
-from .storage import EVENTS, EventLog, write_atomic
+from .storage import EVENTS, STATES, EventLog, write_atomic
 from .task import Task
 from .tree import Tree
 
 REFUSED = "model"  # why a search ended whose provider refused a request
-STATES = "states"  # the folder of a run in which its workspace keeps snapshots
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ def run(
     interrupted: Callable[[], bool] = lambda: False,
     allow_unknown_price: bool = False,
     called: str | None = None,
+    again: bool = False,
 ) -> RunResult:
     """Search for a repair, and rank what was found.
 
@@ -82,12 +82,14 @@ def run(
     critic : chooses among replacements; default: ``config.critic.model``, else the model itself.
     env : the workspace; default: a private copy of ``task.repo``, or a container of ``task.image``. One that is given
         is not closed.
-    out : folder for the log, the tree and the patches. One that holds a run of the same issue and settings goes on.
+    out : folder for the log, the tree and the patches. One that holds a run of the same task, model and settings goes
+        on; that of another one is refused, unless no call was made yet.
     reviewer : default: as ``config.review`` says.
     workers : paths that run at once, each on a workspace of its own; the larger of this and ``config.workers``.
     on_event : is told every event; see :mod:`dars.search.state`.
     interrupted : asked before every call of a model; True saves and ends the search.
     called : name under which :func:`resume` finds a model that is given as an object.
+    again : go on with the run in ``out`` whatever its model and its files are now, as :func:`resume` does.
     allow_unknown_price : search under a limit of cost with a model whose price is unknown: the limit then never holds.
 
     Raises
@@ -113,9 +115,17 @@ def run(
                 "its price in a YAML file (--rows), or allow it (--allow-unknown-price)"
             )
     folder = None if out is None else Path(out)
-    about = {"issue": task.issue, "task": _described(task), **said, "sampling": _sampling(asked, config)}
+    about: dict[str, Any] = {"issue": task.issue}
+    if not again:
+        about |= {"task": _described(task), **said, "sampling": _sampling(asked, config)}
     judge = reviewer or make_reviewer(config.review, asked, config.seed)
     with recorded(folder, about, config, on_event) as (state, keep), workspace(task, config, env, folder) as place:
+        began = state.tree.root.state_hash
+        if began and not again and isinstance(place, LocalEnvironment) and place.source_hash != began:
+            raise TaskError(
+                f"{folder} holds a run on other files than those of {task.repo}: resume it as it was, or use a new "
+                "folder"
+            )
         engine = _engine(task, asked, chooser, config, place, state, keep, interrupted)
         try:
             return _conclude(task, engine, judge, engine.run(), folder)
@@ -153,7 +163,7 @@ def resume(
             raise TaskError(f"{out} began with a critic that no file can hold: give the critic")
         run_kwargs["critic"] = meta["critic"]
     config = config_of(meta) if config is None else config
-    return run(task_of(meta, out), model, config, env, out, **run_kwargs)
+    return run(task_of(meta, out), model, config, env, out, again=True, **run_kwargs)
 
 
 def review(

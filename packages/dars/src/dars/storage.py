@@ -19,6 +19,7 @@ from .errors import TaskError, TreeFormatError, because, is_full
 
 INLINE = 256  # characters up to which a text stays in the event
 EVENTS, BLOBS = "events.jsonl", "blobs"
+STATES = "states"  # the folder of a run in which its workspace keeps snapshots
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

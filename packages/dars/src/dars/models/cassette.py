@@ -62,6 +62,9 @@ class CassetteModel(ChatModel):
         if mode == "replay" and not there:
             raise TaskError(f"there is no recording {self.path}")
         head, self._answers = self._read() if there else ({}, {})
+        if mode == "auto" and inner is not None and not self._answers:  # begun for a model that never answered
+            self.path.unlink(missing_ok=True)
+            head = {}
         if not head:
             if inner is None:
                 raise TaskError(f"{self.path} is not there or holds nothing, and there is no inner model to ask")
