@@ -230,21 +230,49 @@ def test_samples_of_alternatives_do_not_overlap():
     assert len(engine.state.tree.nodes[1].children) == 3
 
 
-def test_branch_whose_workspace_equals_a_siblings_is_not_continued():
+def merged(run):
+    """A search whose tool "edit" does this, and the alternative to its first edit."""
+
     def policy(request):
         if request.role == "critic":
             return json.dumps({"notes": [], "scores": [], "index": 0})
         return ToolCall(STORY[len(request.path)], {"n": request.sample if request.role == "candidate" else "first"})
 
-    same = dict(TOOLS)
-    same["edit"] = Tool("edit", {}, "edit", lambda env, args, state: Observation("the same"))
-    model = Recording(policy)
+    same = TOOLS | {"edit": Tool("edit", {}, "edit", run)}
+    model, events = Recording(policy), []
     config = DarsConfig(candidates=CandidatesSection(k=2, retries=0), budget=BudgetSection(depth=8))
-    engine = Engine(model, MemoryEnvironment({"log": ""}), same, make_prompts("x", list(same.values())), config)
+    prompts = make_prompts("x", list(same.values()))
+    engine = Engine(model, MemoryEnvironment({"log": ""}), same, prompts, config, log=events.append)
     engine.run()
-    alternative = next(n for n in engine.state.tree.nodes.values() if n.child_index == 1 and n.depth == 2)
+    return engine, next(n for n in engine.state.tree.nodes.values() if n.child_index == 1 and n.depth == 2)
+
+
+def write_the_same(env, args, state):
+    env.write_file("log", b"the same")
+    return Observation("the same")
+
+
+def test_branch_whose_workspace_equals_a_siblings_is_not_continued():
+    _, alternative = merged(write_the_same)
     assert alternative.exit == "transposed"
     assert not alternative.children
+
+
+def test_branch_that_only_read_is_continued_beside_another_that_did():
+    _, alternative = merged(lambda env, args, state: Observation(f"seen: {args['n']}"))
+    assert alternative.exit == ""
+    assert alternative.children
+
+
+@pytest.mark.parametrize("asked", [{"action": {"name": "edit", "input": {"n": "by hand"}}}, {"hint": "again"}, {}])
+def test_branch_that_a_person_asked_for_is_continued_whatever_a_sibling_did(asked):
+    engine, alternative = merged(write_the_same)
+    at = alternative.parent
+    engine.state.apply({"type": "fork", "node": at, **asked})
+    engine.run()
+    forked = engine.state.tree.children(at)[2]
+    assert forked.state_hash == alternative.state_hash
+    assert forked.children
 
 
 def test_endings_without_an_action():
