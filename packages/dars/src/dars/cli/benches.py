@@ -102,7 +102,12 @@ def verify(
 def evaluate(
     profile: Annotated[str, typer.Option("--profile", help="quick, full, gpu or paper.")] = "quick",
     out: Annotated[Path, typer.Option("--out", help="Folder of results.json and the plots.")] = Path("eval"),
-    seed: Annotated[int, typer.Option("--seed", help="Root of all random numbers.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", help="Root of all random numbers; on MutBench it draws among the seeds that are recorded."
+        ),
+    ] = 0,
     only: Annotated[list[str] | None, typer.Option("--only", help="An experiment; may be repeated.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep experiments that are done.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
