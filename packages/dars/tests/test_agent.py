@@ -87,6 +87,14 @@ def test_run_writes_candidates_and_leaves_the_repository_alone(tmp_path):
     subprocess.run(["git", "apply", "--check", str(out / "patch.diff")], cwd=work.repo, check=True)
 
 
+def test_meta_tells_the_temperature_of_every_kind_of_turn(tmp_path):
+    for strategy, act in (("dars", 0.0), ("restart", 0.8)):
+        settings = SETTINGS.model_copy(update={"strategy": strategy, "restarts": 1})
+        dars.run(task(tmp_path), ScriptedModel(answer), settings, memory(), tmp_path / strategy)
+        told = read_meta(tmp_path / strategy)["sampling"]
+        assert told == {"act": act, "candidate": 0.8, "critic": 0.0, "diversity_instruction": False}
+
+
 def test_best_patch_repairs_when_scripts_of_all_branches_judge(tmp_path):
     settings = SETTINGS.model_copy(update={"review": ReviewSection(reviewers=["execution"])})
     work, out = task(tmp_path), tmp_path / "out"

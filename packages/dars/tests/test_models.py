@@ -228,6 +228,23 @@ def test_temperature_reaches_only_models_that_take_it():
     assert server.requests[0].body["temperature"] == 0.8
     assert server.requests[0].headers["anthropic-version"] == "2023-06-01"
     assert "temperature" not in server.requests[1].body
+    with serving() as (server, _):  # with thinking the API takes the temperature 1 alone
+        thinking = {"type": "enabled", "budget_tokens": 1024}
+        model = model_for(server, model="old", rows=rows, thinking=thinking)
+        model.complete(act(0, temperature=0.8))
+    assert not model.capabilities.temperature
+    assert "temperature" not in server.requests[0].body
+
+
+def test_chat_model_that_refuses_the_temperature_is_asked_without_it_where_its_row_says_so():
+    wrong = {"error": {"message": "Unsupported value", "param": "temperature", "code": "unsupported_value"}}
+    with chat_server((400, wrong), chat("stop", "ok")) as (url, seen):
+        with pytest.raises(ModelError, match=r"--rows: temperature: false"):
+            OpenAIModel("o9", base_url=url, api_key="none").complete(act(0, temperature=0.0))
+        model = OpenAIModel("o9", base_url=url, api_key="none", rows={"o9": Row(temperature=False)})
+        model.complete(act(0, temperature=0.0))
+    assert ["temperature" in body for _, body in seen] == [True, False]
+    assert model.greedy is None
 
 
 # --- cache and price ------------------------------------------------------------------------------------------------

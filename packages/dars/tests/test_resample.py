@@ -19,7 +19,7 @@ from dars.config import (
     HistorySection,
 )
 from dars.env.memory import MemoryEnvironment
-from dars.models.base import ModelResponse, ScriptedModel, ToolCall, answered
+from dars.models.base import Capabilities, ModelResponse, ScriptedModel, ToolCall, answered
 from dars.prompts import make_prompts
 from dars.search.engine import Engine
 from dars.search.resample import canonical
@@ -92,6 +92,28 @@ def test_every_request_keeps_the_layout_of_messages():
         if request.role != "critic":
             assert len(turns) == 1 + 2 * len(request.path)
     assert engine.state.tree.skeleton() == "o(eo(s|s)|eo(s|s))"
+
+
+@pytest.mark.parametrize("context", ["compact", "full"])
+def test_only_replacements_are_drawn_warm(context):
+    settings = {"critic": CriticSection(context=context), "feedback": FeedbackSection(summarize=True)}
+    _, model, _ = searched(script(STORY), **settings)
+    found = {(r.role, r.temperature) for r in model.requests}
+    assert found == {("act", 0.0), ("candidate", 0.8), ("critic", 0.0), ("summarize", 0.0)}
+    _, model, _ = searched(script(STORY), strategy="restart", restarts=2)
+    assert {(r.role, r.temperature) for r in model.requests} == {("act", 0.8)}  # else all runs would be the same
+
+
+def test_no_temperature_is_asked_of_a_provider_without_one():
+    class Cold(Recording):
+        capabilities = Capabilities()
+
+    model = Cold(script(STORY))
+    config = DarsConfig(budget=BudgetSection(depth=8), candidates=CandidatesSection(k=2))
+    prompts = make_prompts("the sum is wrong", list(TOOLS.values()))
+    Engine(model, MemoryEnvironment({"log": ""}), TOOLS, prompts, config).run()
+    assert {r.role for r in model.requests} == {"act", "candidate", "critic"}
+    assert {r.temperature for r in model.requests} == {None}
 
 
 def test_feedback_stands_after_the_result_in_one_request_only():

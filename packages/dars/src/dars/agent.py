@@ -117,7 +117,7 @@ def run(
     folder = None if out is None else Path(out)
     about: dict[str, Any] = {"issue": task.issue}
     if not again:
-        about |= {"task": _described(task), **said, "sampling": _sampling(asked, config)}
+        about |= {"task": _described(task), **said, "sampling": _sampling(asked, chooser or asked, config)}
     judge = reviewer or make_reviewer(config.review, asked, config.seed)
     with recorded(folder, about, config, on_event) as (state, keep), workspace(task, config, env, folder) as place:
         began = state.tree.root.state_hash
@@ -395,11 +395,14 @@ def _named(model: ChatModel | str | None) -> dict[str, Any] | str | None:
     return model if model is None or isinstance(model, str) else {"object": model.name}
 
 
-def _sampling(model: ChatModel, config: DarsConfig) -> dict[str, Any]:
-    """How replacements are made to differ."""
-    if model.capabilities.temperature:
-        return {"temperature": config.candidates.temperature}
-    return {"temperature": None, "diversity_instruction": config.candidates.diversity and config.candidates.k > 1}
+def _sampling(model: ChatModel, critic: ChatModel, config: DarsConfig) -> dict[str, Any]:
+    """The temperature of each kind of turn, None where the provider takes none; how replacements are made to differ."""
+    warm = config.candidates.temperature if model.capabilities.temperature else None
+    varied = warm is None and config.candidates.diversity and config.candidates.k > 1
+    return {
+        "act": warm if config.strategy == "restart" else model.greedy, "candidate": warm, "critic": critic.greedy,
+        "diversity_instruction": varied,
+    }  # fmt: skip
 
 
 def _described(task: Task) -> dict[str, Any]:

@@ -100,7 +100,8 @@ class AnthropicModel(ChatModel):
         self.row = self.rows.get(model, UNKNOWN)
         self.context_window = self.row.context
         self.priced = self.row.input is not None and self.row.output is not None
-        self.capabilities = Capabilities(self.row.temperature, cache=True, tools=True, count_tokens=True)
+        warm = bool(self.row.temperature) and thinking is None  # with thinking it has to be 1
+        self.capabilities = Capabilities(warm, cache=True, tools=True, count_tokens=True)
         self.thinking = thinking
         self.cache_policy = cache_policy or CachePolicy()
         self.client = anthropic.Anthropic(
@@ -236,7 +237,7 @@ class AnthropicModel(ChatModel):
             body["thinking"] = self.thinking
         if request.schema is not None:
             body["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
-        if request.temperature is not None and self.row.temperature:
+        if request.temperature is not None and self.capabilities.temperature:
             body["extra_body"] = {"temperature": request.temperature}
         if request.system:
             body["system"] = [{"type": "text", "text": request.system}]

@@ -137,6 +137,11 @@ class ChatModel(ABC):
     context_window: int | None = None
     priced: bool = True  # whether what it costs is known
 
+    @property
+    def greedy(self) -> float | None:
+        """The temperature of turns that are not to vary: 0, or None where the provider takes none."""
+        return 0.0 if self.capabilities.temperature else None
+
     @abstractmethod
     def complete(self, request: ModelRequest) -> ModelResponse:
         """Answer one request; ModelError if the provider refuses it for good."""

@@ -66,7 +66,7 @@ class OpenAIModel(ChatModel):
         row = self.rows.get(model, UNKNOWN)
         self.context_window = row.context
         self.priced = row.input is not None and row.output is not None
-        self.capabilities = Capabilities(temperature=True, cache=False, tools=True, count_tokens=False)
+        self.capabilities = Capabilities(row.temperature is not False, cache=False, tools=True, count_tokens=False)
         self._errors = openai
         if base_url is not None and api_key is None and not os.environ.get("OPENAI_API_KEY"):
             api_key = "none"  # the client insists on one; servers of one's own ask for none
@@ -80,7 +80,7 @@ class OpenAIModel(ChatModel):
     def complete(self, request: ModelRequest) -> ModelResponse:
         """Answer one request."""
         body: dict[str, Any] = {"model": self.name, self.limit: request.max_tokens, "messages": to_chat(request)}
-        if request.temperature is not None:
+        if request.temperature is not None and self.capabilities.temperature:
             body["temperature"] = request.temperature
         if request.tools:
             body["tools"] = [_function(tool) for tool in sorted(request.tools, key=lambda tool: str(tool["name"]))]
@@ -93,7 +93,8 @@ class OpenAIModel(ChatModel):
         except self._errors.APIStatusError as error:
             if error.status_code == 400 and _too_long(error):
                 return ModelResponse([], None, "", "context", detail=error.message, model=self.name)
-            raise ModelError(f"{self.name}: {error.status_code}: {error.message}") from error
+            hint = "; if it takes none, say so in --rows: temperature: false" if error.param == "temperature" else ""
+            raise ModelError(f"{self.name}: {error.status_code}: {error.message}{hint}") from error
         except self._errors.OpenAIError as error:
             raise ModelError(f"{self.name}: {error} ({self.client.base_url})") from error
         return self._response(answer, request)

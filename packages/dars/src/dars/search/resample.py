@@ -74,7 +74,9 @@ def resample(
         text = prompts.render("summary", issue=prompts.issue, attempt=one)
         asked: list[Message] = [{"role": "user", "content": [{"type": "text", "text": text}]}]
         response = model.complete(
-            ModelRequest("summarize", place, number, messages=asked, max_tokens=config.max_tokens)
+            ModelRequest(
+                "summarize", place, number, messages=asked, max_tokens=config.max_tokens, temperature=model.greedy
+            )
         )
         spent(response)
         return response.text
@@ -234,7 +236,8 @@ def _judge(
         response = critic.complete(
             ModelRequest(
                 "critic", tree.indices(node.id), 2 * (len(node.children) - 1) + sample, prompts.system if full else "",
-                turns, prompts.tools if full else (), config.max_tokens, schema=None if full else ANSWER,
+                turns, prompts.tools if full else (), config.max_tokens, critic.greedy,
+                schema=None if full else ANSWER,
             )
         )  # fmt: skip
         spent(response)

@@ -44,7 +44,7 @@ def judged(tree: Tree, model: ChatModel, prompts: Prompts, config: DarsConfig) -
         turns = with_text(messages(tree, leaf.id, prompts, config.history), prompts.render("value"))
         place = tree.indices(leaf.id)
         response = model.complete(
-            ModelRequest("review", place, 0, prompts.system, turns, prompts.tools, config.max_tokens)
+            ModelRequest("review", place, 0, prompts.system, turns, prompts.tools, config.max_tokens, model.greedy)
         )
         spent(response)
         found = re.search(r"<score>\s*(\d{1,3})\s*</score>", response.text)
