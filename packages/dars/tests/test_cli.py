@@ -292,23 +292,31 @@ BAD = {
     "an unknown reviewer": (("--issue-text", "a", "--reviewer", "best"), "multiplicity"),
     "an unknown strategy": (("--issue-text", "a", "--strategy", "best"), "--strategy"),
     "an unknown sandbox": (("--issue-text", "a", "--sandbox", "best"), "--sandbox"),
+    "a critic that is not there": (("--issue-text", "a", "--critic", "gpt-9"), "claude-sonnet-5-5"),
+    "a critic that is not there, of a file": (("--issue-text", "a", "--config", "critic.yaml"), "'gpt-9'"),
+    "a limit of cost without prices of the critic": (
+        ("--issue-text", "a", "--max-cost", "1", "--critic", "claude-unheard-1"), "--allow-unknown-price"
+    ),
+    "a file in place of a folder": (("--issue-text", "a", "--out", "issue.md"), "issue.md is a file"),
     "an unknown commit": (("--issue-text", "a", "--base-commit", "abc123"), "abc123"),
     "no workers": (("--issue-text", "a", "--workers", "0"), "--workers"),
     "an unknown flag": (("--issue-text", "a", "--max-stops", "3"), "--max-stops"),
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_2_in_one_line_and_leaves_nothing(case, dars, repo, tmp_path, monkeypatch):
+def test_bad_input_is_2_in_one_line_and_leaves_nothing(case, dry, dars, repo, tmp_path, monkeypatch):
     words, expected = BAD[case]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("budget: {step: 3}\n")
     (tmp_path / "no.yaml").write_text("a: [\n")
     (tmp_path / "kind.yaml").write_text("policy: {limits: {exit: 1}}\n")
+    (tmp_path / "critic.yaml").write_text("critic: {model: gpt-9}\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
     before = files(tmp_path)
-    code, printed, said = dars("run", "--repo", "repo", "--model", "repair", "--out", "out", *words)
+    code, printed, said = dars("run", "--repo", "repo", "--model", "repair", "--out", "out", *words, *dry)
     assert (code, printed) == (2, "")
     assert refused(said)
     assert expected in said
@@ -450,17 +458,36 @@ def test_full_disk_is_3_in_one_line_and_the_run_goes_on(place, name, after, dars
     assert dars(*words)[0] == 0
 
 
-def test_missing_credentials_are_4(dars, repo, tmp_path):
-    code, _, said = dars("run", "--repo", repo, "--issue-text", "a", "--out", tmp_path / "out", "--sandbox", "none")
-    assert (code, refused(said)) == (4, True)
-    assert "ANTHROPIC_API_KEY" in said
+@pytest.mark.parametrize("words", [(), ("--model", "repair", "--critic", "claude-opus-5-5")])
+def test_missing_credentials_are_4_before_anything_is_done(words, dars, repo, tmp_path):
+    for dry in ((), ("--dry-run",)):
+        line = ("run", "--repo", repo, "--issue-text", "a", "--out", tmp_path / "out", "--sandbox", "none")
+        code, printed, said = dars(*line, *words, *dry)
+        assert (code, printed, refused(said)) == (4, "", True)
+        assert "ANTHROPIC_API_KEY" in said
+        assert not (tmp_path / "out").exists()
 
 
-def test_run_that_made_no_call_gives_its_folder_to_another_model_and_repository(dars, repo, tmp_path):
+def test_review_by_a_model_needs_a_price_for_a_limit_of_cost_and_one_by_execution_does_not(dars, saved, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(saved[1], copy)
+    words = ("review", copy, "--model", "claude-unheard-1", "--max-cost", "0.1", "--reviewer")
+    before = files(copy)
+    code, _, said = dars(*words, "llm")
+    assert (code, refused(said)) == (2, True)
+    assert "--allow-unknown-price" in said
+    assert files(copy) == before
+    assert dars(*words, "multiplicity")[0] == 0
+
+
+def test_run_that_made_no_call_gives_its_folder_to_another_model_and_repository(dars, repo, tmp_path, monkeypatch):
     out = tmp_path / "out"
     words = ("run", "--issue", tmp_path / "issue.md", "--out", out, *SMALL, "--record")
     (tmp_path / "empty").mkdir()
-    assert dars(*words, "--repo", tmp_path / "empty", "--model", "claude-sonnet-5-5")[0] == 4
+    with FakeMessagesServer(lambda body: Reply(status=401, detail="who are you?")) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "wrong")
+        assert dars(*words, "--repo", tmp_path / "empty", "--model", "claude-sonnet-5-5")[0] == 4
     assert dars(*words, "--repo", repo)[0] == 0
     meta = json.loads((out / "meta.json").read_text())
     assert (meta["model"], meta["task"]["repo"]) == ("repair:2", str(repo))

@@ -105,34 +105,47 @@ def run(
     config = (config or DarsConfig()).model_copy(deep=True)
     config.workers = max(workers, config.workers)
     said = {"model": called or _named(model), "critic": _named(critic) if critic is not None else config.critic.model}
-    asked = _made(model)
-    critic = config.critic.model if critic is None else critic
-    chooser = None if critic is None else _made(critic)
-    for known in (asked, *([chooser] if chooser is not None else [])):
-        if config.budget.cost_usd is not None and not known.priced and not allow_unknown_price:
-            raise TaskError(
-                f"the price of {known.name} is unknown, so a limit of {config.budget.cost_usd} US$ cannot hold: give "
-                "its price in a YAML file (--rows), or allow it (--allow-unknown-price)"
-            )
+    asked, chooser = models(model, critic, config, allow_unknown_price)
     folder = None if out is None else Path(out)
     about: dict[str, Any] = {"issue": task.issue}
     if not again:
         about |= {"task": _described(task), **said, "sampling": _sampling(asked, chooser or asked, config)}
     judge = reviewer or make_reviewer(config.review, asked, config.seed)
-    with recorded(folder, about, config, on_event) as (state, keep), workspace(task, config, env, folder) as place:
-        began = state.tree.root.state_hash
-        if began and not again and isinstance(place, LocalEnvironment) and place.source_hash != began:
-            raise TaskError(
-                f"{folder} holds a run on other files than those of {task.repo}: resume it as it was, or use a new "
-                "folder"
-            )
-        engine = _engine(task, asked, chooser, config, place, state, keep, interrupted)
-        try:
-            return _conclude(task, engine, judge, engine.run(), folder)
-        except ModelError as error:
-            engine.stopped = REFUSED  # what was paid for is harvested, and reviewed without asking a model
-            error.result = _conclude(task, engine, judge, REFUSED, folder)
-            raise
+    with recorded(folder, about, config, on_event) as (state, keep):
+        if not state.calls:
+            asked.check()
+            (chooser or asked).check()
+        with workspace(task, config, env, folder) as place:
+            began = state.tree.root.state_hash
+            if began and not again and isinstance(place, LocalEnvironment) and place.source_hash != began:
+                raise TaskError(
+                    f"{folder} holds a run on other files than those of {task.repo}: resume it as it was, or use a new "
+                    "folder"
+                )
+            engine = _engine(task, asked, chooser, config, place, state, keep, interrupted)
+            try:
+                return _conclude(task, engine, judge, engine.run(), folder)
+            except ModelError as error:
+                engine.stopped = REFUSED  # what was paid for is harvested, and reviewed without asking a model
+                error.result = _conclude(task, engine, judge, REFUSED, folder)
+                raise
+
+
+def models(
+    model: ChatModel | str, critic: ChatModel | str | None, config: DarsConfig, allow_unknown_price: bool = False
+) -> tuple[ChatModel, ChatModel | None]:
+    """The model and the critic of a run, None where the model is its own; parameters as of :func:`run`.
+
+    Raises
+    ------
+    TaskError
+        There is no such model; a limit of cost cannot hold.
+    """
+    critic = config.critic.model if critic is None else critic
+    asked, chooser = _made(model), None if critic is None else _made(critic)
+    for known in (asked, chooser or asked):
+        _limited(known, config, allow_unknown_price)
+    return asked, chooser
 
 
 def resume(
@@ -172,6 +185,8 @@ def review(
     config: DarsConfig | None = None,
     env: Environment | None = None,
     reviewer: Reviewer | None = None,
+    *,
+    allow_unknown_price: bool = False,
 ) -> RunResult:
     """Rank the candidates of a saved run again, without going on with its search.
 
@@ -179,11 +194,14 @@ def review(
     ----------
     model : that reviewers ask; default: that of the run.
     config : whose ``review`` and ``budget`` count; default: that of the run. The budget counts anew.
+    allow_unknown_price : as for :func:`run`, where ``config.review`` names a reviewer that asks the model.
     """
     meta = read_meta(out)
     config = config_of(meta) if config is None else config
     task, folder = task_of(meta, out), Path(out)
     asked = _made(model_of(meta, out) if model is None else model)
+    if "llm" in config.review.reviewers:
+        _limited(asked, config, allow_unknown_price)
     judge = reviewer or make_reviewer(config.review, asked, config.seed)
     with (
         recorded(folder, {"issue": task.issue}, config) as (state, keep),
@@ -388,6 +406,15 @@ def _write(folder: Path, result: RunResult, state: SearchState, review: Review, 
 
 def _made(model: ChatModel | str) -> ChatModel:
     return make_model(model) if isinstance(model, str) else model
+
+
+def _limited(model: ChatModel, config: DarsConfig, allow_unknown_price: bool) -> None:
+    """TaskError where a limit of cost cannot hold."""
+    if config.budget.cost_usd is not None and not model.priced and not allow_unknown_price:
+        raise TaskError(
+            f"the price of {model.name} is unknown, so a limit of {config.budget.cost_usd} US$ cannot hold: give "
+            "its price in a YAML file (--rows), or allow it (--allow-unknown-price)"
+        )
 
 
 def _named(model: ChatModel | str | None) -> dict[str, Any] | str | None:

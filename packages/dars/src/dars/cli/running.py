@@ -101,7 +101,7 @@ def run(
     for notice in agent.notices(task):
         print(f"warning: {notice}", file=sys.stderr)
     if dry_run:
-        return _rehearse(task, asked, settings)
+        return _rehearse(task, agent.models(asked, critic, settings, allow_unknown_price), settings)
     if record:
         asked = CassetteModel(folder / TAPE, asked, "auto", ignore=VARYING)
     with _stoppable() as interrupted:
@@ -260,6 +260,8 @@ def _out(out: Path | None, repo: Path | None) -> Path:
         state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{repo.resolve().name if repo else 'container'}"
         return state / "dars" / name
+    if out.exists() and not out.is_dir():
+        raise TaskError(f"--out {out} is a file: give a folder")
     if repo is not None and out.resolve().is_relative_to(repo.resolve()):
         raise TaskError(f"--out {out} lies in the repository, which is not to change: give a folder outside")
     return out
@@ -349,12 +351,15 @@ def _found(result: RunResult, folder: Path) -> None:
         print(f"patch: {folder / 'patch.diff'}{kept}")
 
 
-def _rehearse(task: Any, model: ChatModel, settings: DarsConfig) -> int:
-    """Everything but the model: workspace, sandbox, tools, and how long the first request is."""
+def _rehearse(task: Any, models: tuple[ChatModel, ChatModel | None], settings: DarsConfig) -> int:
+    """Everything but a question to a model: credentials, workspace, sandbox, tools, length of the first request."""
     from ..aci.registry import registry
     from ..agent import workspace
     from ..prompts import make_prompts
 
+    model, critic = models
+    model.check()
+    (critic or model).check()
     tools = registry(settings.aci, task.test_command)
     prompts = make_prompts(task.issue, list(tools.values()), task.test_command, settings.prompts_dir)
     with workspace(task, settings, None, None) as env:

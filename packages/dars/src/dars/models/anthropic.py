@@ -39,6 +39,7 @@ MAX_WAIT_S, FULL_OUTPUT_S, FULL_OUTPUT = 600, 3600, 128_000  # the SDK's guard o
 CHARS_PER_TOKEN = 3  # low, so that the estimate of a request is high
 COUNT_ABOVE = 0.8  # of the window
 TOO_LONG = "prompt is too long"
+NO_CREDENTIALS = "no credentials: set ANTHROPIC_API_KEY, or pass api_key"
 SHORT_LIFETIME_S = 300.0
 UNMARKED = ("thinking", "redacted_thinking")  # blocks that cannot end a cached prefix
 STOPS: dict[str, StopReason] = {
@@ -112,6 +113,12 @@ class AnthropicModel(ChatModel):
         )
         self._last: dict[tuple[int, ...], str] = {}  # path -> id of the action's message, for cache diagnostics
 
+    def check(self) -> None:
+        """ModelError where there are no credentials."""
+        given = {name.lower() for name, value in self.client.default_headers.items() if isinstance(value, str)}
+        if self.client.credentials is None and not given & {"authorization", "x-api-key"}:
+            raise ModelError(f"{self.name}: {NO_CREDENTIALS}")
+
     def complete(self, request: ModelRequest) -> ModelResponse:
         """Answer one request."""
         return self._send(request, None)
@@ -169,7 +176,7 @@ class AnthropicModel(ChatModel):
         except TypeError as error:
             if "authentication" not in str(error):
                 raise
-            raise ModelError(f"{self.name}: no credentials: set ANTHROPIC_API_KEY, or pass api_key") from None
+            raise ModelError(f"{self.name}: {NO_CREDENTIALS}") from None
 
     # --- batches ----------------------------------------------------------------------------------------------------
 

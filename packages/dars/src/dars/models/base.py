@@ -142,6 +142,10 @@ class ChatModel(ABC):
         """The temperature of turns that are not to vary: 0, or None where the provider takes none."""
         return 0.0 if self.capabilities.temperature else None
 
+    def check(self) -> None:
+        """ModelError where it cannot be asked, for lack of credentials; asks nothing."""
+        return
+
     @abstractmethod
     def complete(self, request: ModelRequest) -> ModelResponse:
         """Answer one request; ModelError if the provider refuses it for good."""
