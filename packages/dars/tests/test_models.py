@@ -220,6 +220,19 @@ def test_single_questions_are_not_cached_and_force_their_schema():
     assert (json.loads(response.text), response.stop) == ({"index": 1}, "end_turn")
 
 
+def test_of_several_calls_in_one_answer_the_first_is_kept():
+    uses = [{"type": "tool_use", "id": f"toolu_{n}", "name": "bash", "input": {"command": "ls"}} for n in "ab"]
+    with serving(lambda body: [{"type": "text", "text": "both"}, *uses]) as (_, model):
+        response = model.complete(act(0))
+        said = {"role": "assistant", "content": list(response.content)}
+        seen = {"type": "tool_result", "tool_use_id": response.call.id, "content": "calc.py"}
+        again = ModelRequest("act", (0,), system=SYSTEM, messages=[*path(0), said, {"role": "user", "content": [seen]}],
+                             tools=TOOLS)  # fmt: skip
+        assert model.complete(again).call is not None  # the server refuses calls without a result
+    assert response.call.id == "toolu_a"
+    assert response.content == [{"type": "text", "text": "both"}, uses[0]]
+
+
 def test_temperature_reaches_only_models_that_take_it():
     rows = {"old": Row(temperature=True), "new": Row()}
     with serving() as (server, _):
@@ -700,6 +713,9 @@ def test_chat_answers_of_all_kinds():
     broken = chat("tool_calls", None, [("c", "bash", "{no json")])
     written = chat("stop", 'I look.\n```json\n{"name": "bash", "arguments": {"command": "ls"}}\n```')
     long = (400, {"error": {"message": "too many", "code": "context_length_exceeded"}})
+    llama = "the request exceeds the available context size. try increasing the context size or enable context shift"
+    longer = (400, {"error": {"code": 400, "message": llama, "type": "exceed_context_size_error", "n_ctx": 4096}})
+    old = (400, {"error": {"code": 400, "message": llama, "type": "invalid_request_error"}})
     bad = (400, {"error": {"message": "no such field", "code": None}})
     refused = chat("stop")
     refused[1]["choices"][0]["message"]["refusal"] = "I will not."
@@ -710,6 +726,8 @@ def test_chat_answers_of_all_kinds():
         chat("length", "cut"),
         chat("content_filter"),
         long,
+        longer,
+        old,
         (500, {}),
         chat("stop", "ok"),
         bad,
@@ -717,11 +735,11 @@ def test_chat_answers_of_all_kinds():
     with chat_server(*answers) as (url, seen):
         model = OpenAIModel("local", base_url=url, api_key="none")
         first = model.complete(act(0))
-        got = [model.complete(act(0)) for _ in range(6)]
+        got = [model.complete(act(0)) for _ in range(8)]
         with pytest.raises(ModelError, match=r"local: 400: .*no such field"):
             model.complete(act(0))
-    assert [r.stop for r in got] == ["tool_use", "tool_use", "max_tokens", "refusal", "context", "end_turn"]
-    assert [r.call is not None for r in got] == [False, True, False, False, False, False]
+    assert [r.stop for r in got] == ["tool_use", "tool_use", "max_tokens", "refusal", *["context"] * 3, "end_turn"]
+    assert [i for i, r in enumerate(got) if r.call is not None] == [1]
     assert got[1].content[-1] == {"type": "tool_use", "id": "call_c1", "name": "bash", "input": {"command": "ls"}}
     assert (first.stop, first.detail) == ("refusal", "I will not.")
     assert got[0].cost_usd is None

@@ -294,6 +294,7 @@ class AnthropicModel(ChatModel):
         for block in content:
             block.pop("parsed_output", None)  # the stream helper's own, not the API's
         calls = [block for block in content if block["type"] == "tool_use"]
+        content = [b for b in content if b["type"] != "tool_use" or b is calls[0]]  # each would need a result
         call = ToolCall(calls[0]["name"], dict(calls[0]["input"]), calls[0]["id"]) if calls else None
         text = "".join(block["text"] for block in content if block["type"] == "text")
         stop = STOPS.get(message.stop_reason, "error")

@@ -214,4 +214,7 @@ def _usage(counts: Any) -> Usage:
 
 
 def _too_long(error: Any) -> bool:
-    return error.code == "context_length_exceeded" or "maximum context length" in error.message
+    """As OpenAI, vLLM and llama.cpp say it."""
+    said = ("maximum context length", "exceeds the available context size")
+    coded = error.code == "context_length_exceeded" or error.type == "exceed_context_size_error"
+    return coded or any(words in error.message for words in said)

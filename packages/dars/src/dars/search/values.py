@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 
 from ..aci.testing import PYTEST, run_suite
@@ -28,7 +29,7 @@ def passing_share(
     def value(leaf: Node, spent: Spend) -> float:
         if leaf.state_hash not in known:
             restore(tree, leaf.id, env, tools)
-            done, cases = run_suite(env, {}, command or PYTEST, " ".join(visible))
+            done, cases = run_suite(env, {}, command or PYTEST, shlex.join(visible))
             ran = [case for case in cases or () if case.outcome != "skipped"]
             passed = sum(case.outcome == "passed" for case in ran)
             known[leaf.state_hash] = passed / len(ran) if ran else float(cases is None and done.returncode == 0)
