@@ -138,6 +138,9 @@ def test_saved_run_is_told_shown_and_exported(dars, saved, tmp_path):
     cost = dict(line.rsplit(maxsplit=1) for line in dars("cost", out)[1].splitlines())
     assert 25 <= int(cost["calls"]) <= 27  # the last three at once
     assert int(cost["steps"]) == len(nodes) - 1
+    asked = [node for node in nodes if node["expansion"] and len(node["expansion"]["candidates"]) > 1]
+    fell = sum("critic_fallback" in node["flags"] for node in asked)
+    assert cost["critic fell back to the first"] == f"{fell / len(asked):.1%}"
     for form in ("html", "json", "traj", "dot"):
         target = tmp_path / f"run.{form}"
         assert dars("export", out, "--to", target, "--format", form)[0] == 0

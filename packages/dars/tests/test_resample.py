@@ -21,6 +21,7 @@ from dars.config import (
 from dars.env.memory import MemoryEnvironment
 from dars.models.base import Capabilities, ModelResponse, ScriptedModel, ToolCall, answered
 from dars.prompts import make_prompts
+from dars.runs import used
 from dars.search.engine import Engine
 from dars.search.resample import canonical
 from dars.search.turns import elide
@@ -242,6 +243,20 @@ def test_critic_chooses_or_falls_back_after_one_retry(reply, taken, fallback):
         asked = [r for r in model.requests if r.role == "critic" and len(r.path) == 1]
         assert len(asked) == 2 if fallback else 1
         assert all((r.tools != ()) == (context == "full") for r in asked)
+
+
+@pytest.mark.parametrize(("bad", "rate"), [((), 0.0), ((1,), 1 / 3), ((1, 3), 1.0), (None, None)])
+def test_rate_of_fallbacks_is_that_of_the_choices_that_a_critic_was_asked_for(bad, rate):
+    """Three choices, after one action and (on two paths) after three."""
+
+    def policy(request):
+        if request.role == "critic":
+            return "I cannot decide" if len(request.path) in bad else "0"
+        return ToolCall(STORY[len(request.path)], {"n": request.sample, "role": request.role})
+
+    engine, model, _ = searched(policy, candidates=CandidatesSection(k=1 if bad is None else 2))
+    assert any(r.role == "critic" for r in model.requests) == (bad is not None)
+    assert engine.state.tree.critic_fallback_rate == used(engine.state)["critic_fallback_rate"] == rate
 
 
 def test_samples_of_alternatives_do_not_overlap():

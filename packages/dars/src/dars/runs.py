@@ -114,10 +114,11 @@ def finish(folder: Path, state: SearchState) -> None:
 
 
 def used(state: SearchState) -> dict[str, Any]:
-    """Tokens, calls, steps and US$ of a search, as ``usage.json`` has them."""
+    """Tokens, calls, steps and US$ of a search, and how often its critic failed, as ``usage.json`` has them."""
     return {
         **state.usage._asdict(), "calls": state.calls, "steps": state.steps, "cost_usd": state.cost_usd,
         "cache_efficiency": state.usage.cache_efficiency, "cache_misses": dict(state.cache_misses),
+        "critic_fallback_rate": state.tree.critic_fallback_rate,
     }  # fmt: skip
 
 

@@ -105,6 +105,8 @@ def cost(run: FolderArgument) -> None:
     print(f"{'share of input from cache':<28} {spent['cache_efficiency']:>12.1%}")
     dollars = "unknown" if spent["cost_usd"] is None else f"{spent['cost_usd']:.4f}"
     print(f"{'US$':<28} {dollars:>12}")
+    rate = spent["critic_fallback_rate"]
+    print(f"{'critic fell back to the first':<28} {'-' if rate is None else f'{rate:.1%}':>12}")
     for reason, count in spent["cache_misses"].items():
         print(f"cache missed: {reason} ({count} times)")
 
