@@ -1,6 +1,7 @@
 """The console script: what it prints and returns, what it refuses, and what it leaves on the disk."""
 
 import errno
+import importlib.util
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from dars.bench.execute import own_python
 from dars.cli.main import main
 from dars.env import sandbox
 from dars.errors import SandboxUnavailable
@@ -225,6 +227,52 @@ def test_fork_does_an_action_in_a_copy_and_resume_goes_on_with_more_budget(dars,
     code, _, _ = dars("resume", new, "--model", "repair:1", "--max-calls", 4)
     assert code == 0
     assert len(json.loads((new / "tree.json").read_text())["nodes"]) > len(made)
+
+
+def test_run_on_a_task_is_graded_and_can_be_reviewed_forked_and_resumed(dars, tmp_path):
+    settings = tmp_path / "quick.yaml"
+    settings.write_text("review: {reviewers: [multiplicity]}\nbudget: {calls: 16}\n")
+    words = ("bench", "run", "--out", tmp_path / "runs", "--only", "spans-01", "--config", settings, "--model")
+    with own_python():
+        code, printed, said = dars(*words, "repair:2")
+        run = tmp_path / "runs" / "spans-01"
+        result = json.loads((run / "result.json").read_text())
+        assert (code, said) == (0, "")
+        assert f"spans-01 {'resolved' if result['resolved'] else 'not resolved'} (" in printed
+        assert [f"{c['node']}.diff" for c in result["candidates"]] == sorted(os.listdir(run / "candidates"))
+        assert result["any"] == any(c["resolved"] for c in result["candidates"])
+        code, printed, _ = dars("review", run)
+        assert code == 0
+        assert printed.startswith("1. node ")
+        assert dars("fork", run, 0, "--action", "submit", "--max-steps", 1)[0] in (0, 1)
+        assert dars("resume", run, "--max-calls", 20)[0] == 0
+        before = files(run)
+        code, _, said = dars(*words, "repair:3")
+        assert (code, refused(said)) == (2, True)
+        assert "repair:2, not repair:3" in said
+        assert files(run) == before
+
+
+def test_missing_packages_are_named_before_a_task_is_begun(dars, tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    for module, package, model in (("models.choose", "cosmic_ray", "repair"), ("bench.solve", "pytest", "human")):
+        monkeypatch.setattr(f"dars.{module}.find_spec", lambda name, absent=package: None if name == absent else found)
+        code, _, said = dars("bench", "run", "--out", tmp_path / "runs", "--only", "spans-01", "--model", model)
+        assert (code, refused(said)) == (2, True)
+        assert "dars-agent[bench]" in said
+        assert os.listdir(tmp_path) == []
+
+
+def test_fork_that_could_not_begin_leaves_nothing(dars, saved, tmp_path):
+    top = tmp_path / "top"
+    shutil.copytree(saved[1], top / "out")
+    meta = json.loads((top / "out" / "meta.json").read_text())
+    meta["task"]["repo"] = str(tmp_path / "gone")
+    (top / "out" / "meta.json").write_text(json.dumps(meta))
+    code, _, said = dars("fork", top / "out", 0, "--model", "repair")
+    assert (code, refused(said)) == (2, True)
+    assert "gone is no folder" in said
+    assert os.listdir(top) == ["out"]
 
 
 def test_issue_from_stdin_and_dry_run_ask_no_model(dars, repo, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from .candidates import Candidate, harvest
 from .config import DarsConfig
 from .env import LocalEnvironment
 from .env.base import Environment
+from .env.scan import remove
 from .errors import ModelError, TaskError, because
 from .models.base import ChatModel, ToolCall, Usage
 from .models.choose import make_model
@@ -263,7 +264,12 @@ def fork(
         raise TaskError(f"there is no tool {given['name']!r} to act with; there are {', '.join(sorted(known))}")
     event = {"type": "fork", "node": node_id, "hint": hint, "action": given}
     _copy_run(old, new, event, {"forked_from": {"run": str(old), "node": node_id}})
-    return resume(new, **run_kwargs)
+    copied = (new / EVENTS).stat().st_size
+    try:
+        return resume(new, **run_kwargs)
+    finally:
+        if (new / EVENTS).stat().st_size == copied and not (new / "tree.json").exists():  # it could not even begin
+            remove(new)
 
 
 def notices(task: Task) -> list[str]:

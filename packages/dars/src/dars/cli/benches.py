@@ -57,7 +57,10 @@ def run(
     ] = None,
     allow_unknown_price: UnknownOption = False,
 ) -> int:
-    """Solve tasks with a model of your choice, each in a sandboxed workspace, and grade them by their hidden tests."""
+    """Solve tasks with a model of your choice, each in a sandboxed workspace, and grade them by their hidden tests.
+
+    The folder of a task holds a run as that of dars run, which dars resume, fork and review take, and result.json.
+    """
     from ..bench.solve import solve
     from ..bench.tasks import load_tasks
     from ..reviewer import write_labelled
