@@ -81,8 +81,8 @@ def run(
     ----------
     model : a model, or its name as :func:`dars.models.make_model` takes it.
     critic : chooses among replacements; default: ``config.critic.model``, else the model itself.
-    env : the workspace; default: a private copy of ``task.repo``, or a container of ``task.image``. One that is given
-        is not closed.
+    env : the workspace; default: a private copy of ``task.repo``, in a container of ``task.image`` where that is
+        named. One that is given is not closed.
     out : folder for the log, the tree and the patches. One that holds a run of the same task, model and settings goes
         on; that of another one is refused, unless no call was made yet.
     reviewer : default: as ``config.review`` says.
@@ -118,7 +118,7 @@ def run(
             (chooser or asked).check()
         with workspace(task, config, env, folder) as place:
             began = state.tree.root.state_hash
-            if began and not again and isinstance(place, LocalEnvironment) and place.source_hash != began:
+            if began and not again and place.source_hash not in ("", began):
                 raise TaskError(
                     f"{folder} holds a run on other files than those of {task.repo}: resume it as it was, or use a new "
                     "folder"
@@ -348,24 +348,26 @@ def workspace(task: Task, config: DarsConfig, given: Environment | None, folder:
     limits = config.env
     options: dict[str, Any] = {"network": limits.network, "timeout": limits.timeout, "memory_mb": limits.memory_mb}
     state_dir = None if folder is None else folder / STATES
-    if task.repo is None:
-        from .env.container import ContainerEnvironment
+    with _source(task) as source:
+        if task.image is not None:
+            from .env.container import ContainerEnvironment
 
-        assert task.image is not None
-        command = shlex.split(config.env.container_cli)
-        with ContainerEnvironment(task.image, config.env.workdir, command, state_dir=state_dir, **options) as container:
-            yield container
-        return
-    options |= {"backend": config.env.backend, "sandbox": config.env.sandbox}
-    with _source(task) as source, LocalEnvironment(source, state_dir=state_dir, **options) as local:
-        yield local
+            command = shlex.split(config.env.container_cli)
+            with ContainerEnvironment(
+                task.image, config.env.workdir, command, state_dir=state_dir, source=source, **options
+            ) as container:
+                yield container
+            return
+        assert source is not None
+        options |= {"backend": config.env.backend, "sandbox": config.env.sandbox}
+        with LocalEnvironment(source, state_dir=state_dir, **options) as local:
+            yield local
 
 
 @contextmanager
-def _source(task: Task) -> Iterator[Path]:
-    """The folder of the task's files: the repository as it is, or its files at ``base_commit``."""
-    assert task.repo is not None
-    if task.base_commit is None:
+def _source(task: Task) -> Iterator[Path | None]:
+    """The folder of the task's files: the repository as it is, or its files at ``base_commit``; None: an image's."""
+    if task.repo is None or task.base_commit is None:
         yield task.repo
         return
     with tempfile.TemporaryDirectory(prefix="dars-base-") as empty:

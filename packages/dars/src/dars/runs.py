@@ -171,7 +171,7 @@ def _difference(meta: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
             if old != new:
                 return part
             continue
-        free = {"config": FREE, "task": () if new.get("image") else ("repo", "base_commit")}.get(part, ())
+        free = {"config": FREE, "task": ("repo", "base_commit") if new.get("repo") else ()}.get(part, ())
         for name in new:
             if name not in free and old.get(name) != new[name]:
                 return f"{part} ({name})"

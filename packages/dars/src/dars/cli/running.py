@@ -57,7 +57,9 @@ def run(
     max_calls: CallsOption = None,
     max_wall: WallOption = None,
     workers: WorkersOption = 1,
-    container: Annotated[str | None, typer.Option("--container", help="Image that holds the repository.")] = None,
+    container: Annotated[
+        str | None, typer.Option("--container", help="Image that holds the repository, or that --repo is copied into.")
+    ] = None,
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="dars, linear, restart, mcts or random_branch.")
     ] = None,
@@ -368,7 +370,8 @@ def _rehearse(task: Any, models: tuple[ChatModel, ChatModel | None], settings: D
             raise TaskError(f"a command cannot be run in the workspace: {done.output.strip()}")
         files = len(env.list_files())
     length = len(prompts.system) + len(prompts.issue) + len(json.dumps(prompts.tools))
-    print(f"workspace: {files} files, {settings.env.backend}, sandbox {settings.env.sandbox}")
+    where = f"{settings.env.backend}, sandbox {settings.env.sandbox}" if task.image is None else f"image {task.image}"
+    print(f"workspace: {files} files, {where}")
     known = "price known" if model.priced else "price unknown"
     print(f"model: {model.name}, {known}; the first request has about {length // 4} tokens")
     print(f"strategy: {settings.strategy}; at most {settings.budget.steps} steps of depth {settings.budget.depth}")

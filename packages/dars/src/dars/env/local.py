@@ -59,11 +59,6 @@ class LocalEnvironment(Environment):
     state_dir : where snapshots live; given again, the same base and all snapshots are found. Default: a temporary
         folder that is deleted by ``close``.
 
-    Attributes
-    ----------
-    source_hash : of the files of ``source`` as they are now, "" where there is none any more. With a ``state_dir`` of
-        before the workspace begins as they were then.
-
     Raises
     ------
     EnvError : there is no such folder, or it cannot be copied.
