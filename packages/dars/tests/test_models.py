@@ -590,6 +590,44 @@ def test_adding_to_a_recording_asks_only_for_what_is_missing(tmp_path):
     assert CassetteModel(tmp_path / "a").complete_many([act(0), act(1), act(2)]) == [*first, again[1]]
 
 
+def test_recording_begun_for_a_model_that_never_answered_becomes_that_of_another(tmp_path):
+    with serving() as (_, model):
+        CassetteModel(tmp_path / "a", model, "auto", ignore=r"\d+ s")
+    player = CassetteModel(tmp_path / "a", numbered(), "auto")
+    assert (player.name, player.capabilities) == ("scripted", ScriptedModel.capabilities)
+    assert player.ignore.pattern == r"\d+ s"
+    player.complete(act(0))
+    assert CassetteModel(tmp_path / "a").name == "scripted"
+
+
+def test_requests_that_have_not_been_sent_when_there_is_no_more_to_ask_are_not(tmp_path):
+    """One by one all but the first, or all but the first together; a recording gives what was given."""
+    requests = [act(1, "candidate", sample=i) for i in range(4)]
+
+    def until(stop):
+        heard = []
+        return heard, lambda response: heard.append(response) or len(heard) != stop
+
+    def check(model, share_prefix, stop, expected):
+        file = tmp_path / f"{model.name}-{share_prefix}-{stop}"
+        for asked in ([], [model, "record"], [None]):
+            player = CassetteModel(file, *asked) if asked else model
+            heard, more = until(stop)
+            assert player.complete_many(requests, share_prefix, more) == heard
+            assert len(heard) == expected
+
+    for stop in (1, 2, 3, 4, 9):
+        check(numbered(), True, stop, min(stop, 4))
+        with serving() as (_, model):
+            check(model, True, stop, 1 if stop == 1 else 4)
+            check(model, False, stop, 4)
+        answers = [chat("stop", "ok")] * 40
+        with chat_server(*answers) as (url, _):
+            model = OpenAIModel("local", base_url=url, api_key="none")
+            check(model, True, stop, 1 if stop == 1 else 4)
+            check(model, False, stop, 4)
+
+
 def test_recordings_survive_a_cut_at_any_byte(tmp_path):
     whole = tmp_path / "whole"
     recorded = CassetteModel(whole, numbered(), "record").complete_many([act(0), act(1), act(2)])

@@ -123,13 +123,24 @@ class AnthropicModel(ChatModel):
         """Answer one request."""
         return self._send(request, None)
 
-    def complete_many(self, requests: Sequence[ModelRequest], share_prefix: bool = True) -> list[ModelResponse]:
+    def complete_many(
+        self,
+        requests: Sequence[ModelRequest],
+        share_prefix: bool = True,
+        more: Callable[[ModelResponse], bool] = lambda response: True,
+    ) -> list[ModelResponse]:
         """Answer several: the first alone, the others at once when it has written what all have in common."""
-        if not share_prefix or len(requests) < 2:
-            return self._at_once(requests, None)
-        shared = _shared(requests)
-        first = self._send(requests[0], shared)
-        return [first, *self._at_once(requests[1:], shared)]
+        alone: list[ModelResponse] = []
+        shared = None
+        if share_prefix and len(requests) > 1:
+            shared = _shared(requests)
+            alone = [self._send(requests[0], shared)]
+            if not more(alone[0]):
+                return alone
+        others = self._at_once(requests[len(alone) :], shared)
+        for response in others:
+            more(response)
+        return [*alone, *others]
 
     def _at_once(self, requests: Sequence[ModelRequest], shared: tuple[int, int] | None) -> list[ModelResponse]:
         if len(requests) < 2:

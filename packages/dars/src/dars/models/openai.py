@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -99,13 +99,21 @@ class OpenAIModel(ChatModel):
             raise ModelError(f"{self.name}: {error} ({self.client.base_url})") from error
         return self._response(answer, request)
 
-    def complete_many(self, requests: Sequence[ModelRequest], share_prefix: bool = True) -> list[ModelResponse]:
+    def complete_many(
+        self,
+        requests: Sequence[ModelRequest],
+        share_prefix: bool = True,
+        more: Callable[[ModelResponse], bool] = lambda response: True,
+    ) -> list[ModelResponse]:
         """Answer several; the first alone, since servers that cache prefixes do so by themselves."""
-        if len(requests) < 2:
-            return [self.complete(request) for request in requests]
-        alone = [self.complete(requests[0])] if share_prefix else []
+        alone = [self.complete(request) for request in requests[: 1 if share_prefix else 0]]
+        if not all(map(more, alone)) or len(alone) == len(requests):
+            return alone
         with ThreadPoolExecutor(len(requests)) as pool:
-            return [*alone, *pool.map(self.complete, requests[len(alone) :])]
+            others = list(pool.map(self.complete, requests[len(alone) :]))
+        for response in others:
+            more(response)
+        return [*alone, *others]
 
     def _response(self, answer: Any, request: ModelRequest) -> ModelResponse:
         if not answer.choices:

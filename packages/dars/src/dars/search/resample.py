@@ -81,6 +81,10 @@ def resample(
         spent(response)
         return response.text
 
+    def counted(response: ModelResponse) -> bool:
+        spent(response)
+        return not stop()
+
     told = feedback(prompts, tree, node_id, config, condense if config.feedback.summarize else None)
     turns = messages(tree, node_id, prompts, config.history)
     turns = with_text(turns, told) if told else turns
@@ -106,8 +110,10 @@ def resample(
                     long_lived=2 * node.depth,
                 )
             )  # fmt: skip
-        for response in model.complete_many(requests):
-            spent(response)
+        responses = model.complete_many(requests, more=counted)
+        if len(responses) < k:
+            return Drawn(None, rejected, stopped=True)
+        for response in responses:
             if response.stop == "max_tokens":  # of a call too the end may be missing
                 limit = 2 * config.max_tokens
                 rejected.append({"reason": "cut off at the limit of tokens", "text": response.text[:200]})
