@@ -20,7 +20,7 @@ from .config import DarsConfig
 from .env import LocalEnvironment
 from .env.base import Environment
 from .env.scan import remove
-from .errors import ModelError, TaskError, because
+from .errors import ModelError, TaskError, TreeFormatError, because
 from .models.base import ChatModel, ToolCall, Usage
 from .models.choose import make_model
 from .prompts import make_prompts
@@ -240,7 +240,7 @@ def fork(
         raise TaskError("give a hint or an action, not both")
     old = Path(out)
     meta = read_meta(old)
-    tree = restored(old, str(meta["config"]["order"])).tree
+    tree = restored(old, config_of(meta).order).tree
     if node_id not in tree.nodes:
         raise TaskError(f"{old} has no node {node_id}; ids run from 0 to {len(tree) - 1}")
     node = tree.nodes[node_id]
@@ -449,7 +449,10 @@ def task_of(meta: Mapping[str, Any], out: str | Path) -> Task:
     """The task that ``meta.json`` describes."""
     if "task" not in meta:
         raise TaskError(f"{out} was not made by run: it says nothing of a repository")
-    return Task(**meta["task"])
+    try:
+        return Task(**meta["task"])
+    except TypeError as error:
+        raise TreeFormatError(f"{out}: meta.json is damaged: {error}") from error
 
 
 def model_of(meta: Mapping[str, Any], out: str | Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -84,7 +83,7 @@ def recorded(
     try:
         if out is not None:
             log = EventLog(out)  # first of all: nobody else writes to the folder from here on
-            begun = _begin(Path(out), about, config)
+            begun = _begin(log, about, config)
             state = restored(out, config.order)
         yield state, keep
     finally:
@@ -101,9 +100,10 @@ def restored(folder: str | Path, order: str = "shallowest") -> SearchState:
     for number, event in enumerate(read_events(folder), start=1):
         try:
             state.apply(event)
-        except (KeyError, TypeError, ValueError) as error:
-            raise TreeFormatError(f"{folder}, event {number}: {type(error).__name__}: {error}") from error
-    state.tree.meta = {"policy": meta["config"]["policy"], "issue": meta["issue"]}
+        except (KeyError, TypeError, ValueError, TreeFormatError) as error:
+            what = str(error) if isinstance(error, TreeFormatError) else f"{type(error).__name__}: {error}"
+            raise TreeFormatError(f"{Path(folder) / EVENTS}, line {number}: {what}") from error
+    state.tree.meta = {"policy": config_of(meta).policy.model_dump(), "issue": meta["issue"]}
     return state
 
 
@@ -126,7 +126,10 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     """What ``meta.json`` says; TreeFormatError where there is none."""
     try:
         meta: dict[str, Any] = json.loads((Path(folder) / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config_of(meta)
+        if not isinstance(meta["issue"], str):
+            raise ValueError("the issue is no text")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise TreeFormatError(f"{folder} holds no run: meta.json is missing or damaged") from error
     return meta
 
@@ -136,8 +139,9 @@ def config_of(meta: Mapping[str, Any]) -> DarsConfig:
     return DarsConfig.model_validate(meta["config"])
 
 
-def _begin(folder: Path, about: Mapping[str, Any], config: DarsConfig) -> bool:
+def _begin(log: EventLog, about: Mapping[str, Any], config: DarsConfig) -> bool:
     """Whether ``meta.json`` had to be made; one that is there has to be of the same run."""
+    folder = log.folder
     wanted = json.loads(json.dumps({**about, "config": config.model_dump(mode="json")}))
     if (folder / "meta.json").exists():
         other = _difference(read_meta(folder), wanted)
@@ -145,7 +149,7 @@ def _begin(folder: Path, about: Mapping[str, Any], config: DarsConfig) -> bool:
             return False
         if any(event["type"] not in ("root", "spent") or event.get("calls") for event in read_events(folder)):
             raise TaskError(f"{folder} holds a run with another {other}: resume it as it was, or use a new folder")
-        os.truncate(folder / EVENTS, 0)
+        log.clear()
         remove(folder / STATES)
     elif (folder / EVENTS).stat().st_size:
         raise TaskError(f"{folder} holds events of a run whose meta.json is missing: use a new folder")
