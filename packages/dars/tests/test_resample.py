@@ -372,6 +372,12 @@ def test_blockwise_elision_seldom_breaks_a_prefix(observations, high, low):
     assert breaks <= math.ceil(total / (high - low))
 
 
+@pytest.mark.parametrize(("high", "low"), [(10, 10), (10, 20)])
+def test_elision_that_would_never_end_is_refused(high, low):
+    with pytest.raises(ValueError, match=f"low is {low} and high is {high}; low has to be below high"):
+        HistorySection(high=high, low=low)
+
+
 def test_last_n_keeps_the_last_observations():
     shown = elide(["a\nb", "c", "d"], HistorySection(mode="last_n", n=2))
     assert shown == ["[observation left out: 2 lines]", "c", "d"]
