@@ -213,6 +213,21 @@ def test_review_ranks_again_without_going_on(dars, saved, tmp_path):
     assert "multiplicity" in said
 
 
+def test_review_of_a_run_that_was_killed_is_a_success(dars, saved, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    meta = json.loads((saved[1] / "meta.json").read_text())
+    del meta["exit_reason"]  # written at the end
+    (copy / "meta.json").write_text(json.dumps(meta))
+    for name in ("blobs", "states"):
+        shutil.copytree(saved[1] / name, copy / name)
+    lines = (saved[1] / EVENTS).read_bytes().splitlines(keepends=True)
+    (copy / EVENTS).write_bytes(b"".join(lines[:-1]))
+    code, printed, said = dars("review", copy)
+    assert (code, said) == (0, "")
+    assert printed.startswith("1. node ")
+
+
 def test_fork_does_an_action_in_a_copy_and_resume_goes_on_with_more_budget(dars, saved, tmp_path):
     _, out, _ = saved
     before, new = files(out), tmp_path / "new"
@@ -303,6 +318,15 @@ def test_trajectory_of_another_agent_is_imported(dars, tmp_path):
     assert (code, refused(said)) == (2, True)
 
 
+def test_run_over_instances_tells_why_one_failed_and_names_no_file_that_is_not_there(dars, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"instance_id": "a__b-1", "problem_statement": "it is wrong"}\n')
+    (tmp_path / "none.yaml").write_text("env: {container_cli: no-such-program}\n")
+    words = ("swebench", "run", tmp_path / "rows.jsonl", "--out", tmp_path / "out", "--model", "repair")
+    code, printed, said = dars(*words, "--config", tmp_path / "none.yaml")
+    assert (code, printed) == (1, "0 done, 0 were done, 1 failed\n")
+    assert said.startswith("1 of 1: a__b-1 failed: EnvError: the program no-such-program is not there")
+
+
 # --- exit codes -------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +356,7 @@ BAD = {
     "an unknown setting": (("--issue-text", "a", "--config", "bad.yaml"), "did you mean steps?"),
     "no YAML": (("--issue-text", "a", "--config", "no.yaml"), "no.yaml"),
     "an unknown kind": (("--issue-text", "a", "--config", "kind.yaml"), "'exit'"),
+    "elision down to more than where it begins": (("--issue-text", "a", "--config", "low.yaml"), "history"),
     "a limit of 0 steps": (("--issue-text", "a", "--max-steps", "0"), "--max-steps"),
     "a limit of 0 calls": (("--issue-text", "a", "--max-calls", "0"), "--max-calls"),
     "a limit of 0 US$": (("--issue-text", "a", "--max-cost", "0"), "--max-cost"),
@@ -363,6 +388,7 @@ def test_bad_input_is_2_in_one_line_and_leaves_nothing(case, dry, dars, repo, tm
     (tmp_path / "bad.yaml").write_text("budget: {step: 3}\n")
     (tmp_path / "no.yaml").write_text("a: [\n")
     (tmp_path / "kind.yaml").write_text("policy: {limits: {exit: 1}}\n")
+    (tmp_path / "low.yaml").write_text("history: {high: 10000}\n")
     (tmp_path / "critic.yaml").write_text("critic: {model: gpt-9}\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
@@ -391,7 +417,12 @@ WRONG = {
     "an unknown node to fork": (("fork", "RUN", 999), "no node 999"),
     "an unknown node to show": (("show", "RUN", 999), "no node 999"),
     "an unknown node to compare": (("show", "RUN", 1, "--against", 999), "no node 999"),
-    "an unknown format": (("export", "RUN", "--to", "x", "--format", "pdf"), "traj"),
+    "an unknown format": (("export", "RUN", "--to", "x", "--format", "pdf"), "predictions"),
+    "an empty description of a run to resume": (("resume", "EMPTY"), "holds no run"),
+    "an empty description of a run to fork": (("fork", "EMPTY", 0), "holds no run"),
+    "an empty description of a run to review": (("review", "EMPTY"), "holds no run"),
+    "an empty description of a run to account for": (("cost", "EMPTY"), "holds no run"),
+    "instances without an issue": (("swebench", "run", "EMPTY/rows.jsonl", "--out", "y"), "problem_statement"),
     "a folder that is not there": (("export", "RUN", "--to", "nowhere/x.html"), "nowhere/x.html"),
     "no run to resume": (("resume", "nowhere"), "holds no run"),
     "no run to look at": (("tree", "nowhere"), "nowhere"),
@@ -408,12 +439,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_commands_on_saved_runs_refuse_what_they_cannot_do(case, dars, saved, tmp_path, monkeypatch):
+def test_commands_on_saved_runs_refuse_what_they_cannot_do(case, dars, saved, tmp_path, tmp_path_factory, monkeypatch):
     words, expected = WRONG[case]
     monkeypatch.chdir(tmp_path)
     run = saved[1]
     before = files(run.parent)
-    code, _, said = dars(*[run if word == "RUN" else word for word in words])
+    empty = tmp_path_factory.mktemp("empty")
+    (empty / "meta.json").write_text("{}")
+    (empty / EVENTS).write_text("")
+    (empty / "rows.jsonl").write_text('{"instance_id": "a__b-1"}\n')
+    places = {"RUN": run, "EMPTY": empty, "EMPTY/rows.jsonl": empty / "rows.jsonl"}
+    code, _, said = dars(*[places.get(word, word) for word in words])
     assert code == 2
     assert refused(said)
     assert expected in said

@@ -52,6 +52,7 @@ def export(
     name: Annotated[str, typer.Option("--name", help="model_name_or_path of predictions.")] = "dars",
 ) -> None:
     """Write a run in another format."""
+    from ..interop import FORMATS
     from ..interop import export as exported
     from ..storage import write_atomic
 
@@ -59,13 +60,15 @@ def export(
     if form == "predictions":
         from ..runs import read_meta
 
-        identity = str(read_meta(run)["task"]["id"])
+        identity = str((read_meta(run).get("task") or {}).get("id", "local"))
         patch = run / "patch.diff"
         text = patch.read_bytes().decode("utf-8", "surrogateescape") if patch.exists() else ""
         row = {"instance_id": identity, "model_name_or_path": name, "model_patch": text}
         text = json.dumps(row) + "\n"
-    else:
+    elif form in FORMATS:
         text = exported(found, form)
+    else:
+        raise TaskError(f"--format {form}: there are {', '.join(FORMATS)}, predictions")
     if str(to) == "-":
         sys.stdout.write(text)
     else:

@@ -65,7 +65,7 @@ def review(
     for place, candidate in enumerate(result.candidates, start=1):
         scores = ", ".join(f"{name} {score:.3f}" for name, score in candidate.scores.items())
         print(f"{place}. node {candidate.node_id} ({candidate.multiplicity} paths): {scores}")
-    return told(result, folder)
+    return told(result, folder, searched=False)
 
 
 @app.command()

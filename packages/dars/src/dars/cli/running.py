@@ -320,10 +320,10 @@ def _go_on(folder: Path) -> str:
     return f"saved; go on with: dars resume {shlex.quote(str(folder))}"
 
 
-def told(result: RunResult, folder: Path) -> int:
-    """Print what a run came to; its exit code."""
+def told(result: RunResult, folder: Path, searched: bool = True) -> int:
+    """Print what a run came to; its exit code. Of a review alone that does not say how the search had ended."""
     _found(result, folder)
-    if result.exit_reason == "interrupted":
+    if result.exit_reason == "interrupted" and searched:
         print(_go_on(folder), file=sys.stderr)
         return 130
     if result.best is not None:
