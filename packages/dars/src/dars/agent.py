@@ -99,6 +99,8 @@ def run(
         Settings that do not go together, a folder of another run.
     EnvError
         There can be no workspace.
+    DiskFull
+        No space is left; the run goes on in its folder where there is some again.
     ModelError
         The provider refused a request for good. What was found before is written as at any other end, and stands in
         ``result`` of the error.
