@@ -101,7 +101,9 @@ def same_in_reality(outcomes: Outcomes, seed: int) -> int:
     with own_python(), tempfile.TemporaryDirectory(prefix="dars-eval-") as folder:
         task = as_task(outcomes.task, Path(folder) / "workspace")
         assert task.repo is not None
-        config, tools = DarsConfig(), registry(test_command=task.test_command)
+        # Whole observations: where they are cut depends on how many digits the time has that a command took.
+        config = DarsConfig.model_validate({"history": {"mode": "full"}, "feedback": {"obs_chars": 10**6}})
+        tools = registry(test_command=task.test_command)
         with LocalEnvironment(task.repo, state_dir=Path(folder) / "states") as local:
             real, _ = search(
                 task.issue, RepairModel(seed=1000 * seed), local, tools, config, test_command=task.test_command
