@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives. Resolved on first use, so that `onestep-diffusion --help` does not import jax.
 _HOME: dict[str, list[str]] = {
-    "certify": ["Certificate", "certify", "reliability"],
+    "certificate": ["Certificate", "certify", "reliability"],
     "divergences": ["Divergence", "divergence", "list_divergences"],
     "errors": ["CheckpointError", "ConfigError", "DataError", "DivergedError", "OnestepError"],
     "generator": [
