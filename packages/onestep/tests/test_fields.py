@@ -1,5 +1,6 @@
 """Ratio loss, fields of ratio and scores, and the generator's surrogate, against exact laws and autodiff."""
 
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -148,13 +149,14 @@ def test_ratio_field_of_reverse_kl_is_the_score_difference(omega):
     """-sigma^2 grad log r = D_student - D_data, hence the same field whatever omega."""
     data, student = mixtures()
     x, sigma = points()
-    by_ratio = osd.ratio_field(lambda x, s: osd.exact_log_ratio(data, student, x, s), x, sigma, omega=omega)
-    by_score = osd.score_field(data.denoise, student.denoise, x, sigma, omega=omega)
+    log_ratio = partial(osd.exact_log_ratio, data, student)
+    by_ratio = jax.jit(partial(osd.ratio_field, log_ratio, omega=omega))(x, sigma)
+    by_score = jax.jit(partial(osd.score_field, data.denoise, student.denoise, omega=omega))(x, sigma)
     np.testing.assert_allclose(by_ratio.v, by_score.v, rtol=1e-9, atol=1e-10)
     expected = {"sigma": sigma, "sigma2": sigma**2, "one": sigma**0, "snr": sigma**2 / (sigma**2 + 0.25)}[omega]
-    difference = student.score(x, sigma) - data.score(x, sigma)
+    difference = jax.jit(lambda x, s: student.score(x, s) - data.score(x, s))(x, sigma)
     np.testing.assert_allclose(by_ratio.v, expected[:, None] * difference, rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(by_ratio.log_r, osd.exact_log_ratio(data, student, x, sigma))
+    np.testing.assert_allclose(by_ratio.log_r, jax.jit(log_ratio)(x, sigma))
     assert by_score.log_r is None
 
 
@@ -162,8 +164,8 @@ def test_descending_a_field_moves_the_student_towards_the_data():
     data, student = (osd.GaussianMixture([0.5, 0.5], [[m, m], [m, m]], [0.5, 0.5]) for m in (2.0, -2.0))
     x = jnp.full((64, 2), -2.0)
     for v in (
-        osd.ratio_field(lambda x, s: osd.exact_log_ratio(data, student, x, s), x, 1.0).v,
-        osd.score_field(data.denoise, student.denoise, x, 1.0).v,
+        jax.jit(partial(osd.ratio_field, partial(osd.exact_log_ratio, data, student)))(x, 1.0).v,
+        jax.jit(partial(osd.score_field, data.denoise, student.denoise))(x, 1.0).v,
     ):
         assert (-v > 0).all()
 
@@ -366,10 +368,11 @@ def test_hybrid_mix_needs_no_exact_field():
         k, e = rng.choice(2, n, p=np.asarray(gm.weights)), rng.normal(size=(n, 2))
         clean = np.asarray(gm.means)[k] + np.asarray(gm.scales)[k, None] * rng.normal(size=(n, 2))
         x, e = jnp.asarray(clean + sigma * e), jnp.asarray(e)
-        target, weight = osd.score_difference_target(
-            e, sigma, osd.exact_log_ratio(*laws, x, sigma), from_data=from_data
+        log_r = jax.jit(partial(osd.exact_log_ratio, *laws))(x, sigma)
+        target, weight = osd.score_difference_target(e, sigma, log_r, from_data=from_data)
+        parts.append(
+            (x, target, weight, sigma**2 * jax.jit(lambda x: laws[1].score(x, sigma) - laws[0].score(x, sigma))(x))
         )
-        parts.append((x, target, weight, sigma**2 * (laws[1].score(x, sigma) - laws[0].score(x, sigma))))
     x, target, weight, exact = (np.concatenate(v) for v in zip(*parts, strict=True))
     score, ratio = 0.5 * exact - 0.1 * x, 1.3 * exact + 0.2  # wrong in different ways
     wanted, found = (float(osd.hybrid_mix(score, ratio, t, weight)) for t in (exact, target))
