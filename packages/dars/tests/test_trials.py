@@ -1,5 +1,6 @@
 """Strategies on MutBench: counted in calls, graded by hidden tests, the same every time."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_trials_are_the_same_every_time_and_hold_their_budget(outcomes):
 def test_seeds_are_drawn_from_the_recorded_ones_and_none_twice():
     drawn = [tuple(drawn_seeds(np.random.default_rng(seed), 3)) for seed in range(300)]
     assert all(list(seeds) == sorted(set(seeds)) for seeds in drawn)
-    assert len(set(drawn)) == 20  # all sets of 3 of 6
+    assert len(set(drawn)) == math.comb(RECORDED, 3)  # every set comes
     assert drawn_seeds(np.random.default_rng(0), RECORDED) == list(range(RECORDED))
     with pytest.raises(ValueError, match="larger"):
         drawn_seeds(np.random.default_rng(0), RECORDED + 1)
@@ -58,7 +59,7 @@ def test_seed_of_the_evaluation_decides_which_searches_are_made(experiment, monk
             experiment.run(profile, np.random.default_rng(seed), tmp_path)
         asked.append(ended.value.args[0])
     assert asked[0] == asked[1]
-    assert len({tuple(seeds) for seeds in asked}) > 3
+    assert len({tuple(seeds) for seeds in asked}) > 1
     assert all(len(set(seeds)) == 3 and set(seeds) <= set(range(RECORDED)) for seeds in asked)
 
 

@@ -232,7 +232,7 @@ class ContainerEnvironment(Environment):
             if not fill:
                 return
             with tarfile.open(fileobj=packed, mode="w") as archive:
-                archive.add(copy, ".", filter=lambda entry: entry.replace(uid=0, gid=0, uname="", gname="", deep=False))
+                archive.add(copy, ".", filter=_of_root)
             packed.seek(0)
             words = ["exec", "--interactive", self._container, "sh", "-c", FILL, self.workdir]
             pipe = subprocess.PIPE
@@ -538,6 +538,13 @@ class _Row(NamedTuple):
     mode: str
     changed: int
     signature: Signature
+
+
+def _of_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Who owns a file outside means nothing in the container."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
 
 
 def _row(raw: bytes) -> _Row:
