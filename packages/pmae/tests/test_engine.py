@@ -124,6 +124,7 @@ def test_vectors_and_tokens_are_not_decayed():
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning")
 @pytest.mark.parametrize("kind", ["uint8", "float64", "memmap", "strided", "items"])
 def test_streamed_batches_equal_resident_ones(kind, tmp_path):
     images = IMAGES[:, None]
