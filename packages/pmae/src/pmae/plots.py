@@ -1,4 +1,4 @@
-"""Figures: spectra, components, samplers, redundancy, masked and reconstructed images."""
+"""Figures: spectra, components, samplers, redundancy, masked and reconstructed images, bands during training."""
 
 from __future__ import annotations
 
@@ -93,6 +93,24 @@ def redundancy(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axis.invert_yaxis()
     axis.set(xlabel="variance of the hidden part that a linear model leaves unexplained", xlim=(0, 1.05))
     axis.legend(fontsize=7)
+    _write(figure, path)
+
+
+def band_heatmap(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """R² of each band of components on held-out images, during training: the ``bands`` of :class:`pmae.TrainResult`.
+
+    Grey where no mask hid a component of the band; values below 0, worse than predicting 0, are drawn as 0.
+    """
+    names = list(records[-1]["bands"])
+    fvu = np.array([[r["bands"][name] for name in names] for r in records], dtype=np.float64)  # None becomes NaN
+    figure, (axis,) = _axes(1, 1, (7, 0.32 * len(names) + 1.3))
+    axis.set_facecolor("0.8")
+    drawn = axis.imshow(1 - fvu.T, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+    axis.set_yticks(range(len(names)), names)
+    marks = np.unique(np.linspace(0, len(records) - 1, 8).astype(int))
+    axis.set_xticks(marks, [f"{records[k]['epoch']:g}" for k in marks])
+    axis.set(xlabel="epoch", ylabel="components", title="held-out images: R² of the hidden components")
+    figure.colorbar(drawn, ax=axis)
     _write(figure, path)
 
 
