@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,7 @@ def band_edges(n: int) -> tuple[int, ...]:
 
 def band_names(edges: Sequence[int]) -> list[str]:
     """The ranks between neighbouring edges, such as "11-30"; of a single one its number."""
-    return [
-        f"{low + 1}" if high == low + 1 else f"{low + 1}-{high}" for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    return [f"{low + 1}" if high == low + 1 else f"{low + 1}-{high}" for low, high in pairwise(edges)]
 
 
 @torch.no_grad()
@@ -150,6 +149,6 @@ def _edges(edges: Sequence[int] | None, n: int) -> tuple[int, ...]:
     if edges is None:
         return band_edges(n)
     found = tuple(int(edge) for edge in edges)
-    if len(found) < 2 or found[0] != 0 or found[-1] != n or any(a >= b for a, b in zip(found, found[1:], strict=False)):
+    if len(found) < 2 or found[0] != 0 or found[-1] != n or any(a >= b for a, b in pairwise(found)):
         raise ValueError(f"edges={list(edges)}: whole numbers that ascend from 0 to the {n} components are needed")
     return found

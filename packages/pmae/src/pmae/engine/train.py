@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NumericalError, ShapeError
-from . import checkpoint, folder, track as tracking
+from . import checkpoint, folder, tracking
 from .augment import random_views
 from .distributed import joined, synced
 from .feed import Feed, to_unit
@@ -133,8 +133,8 @@ def fit(
     whose gradient is not finite are skipped; after 3 in a row the run goes back to the last checkpoint with half the
     learning rate, once. No global random state is used or changed.
 
-    Raises ShapeError, DataError, ValueError; ModuleNotFoundError where the tracker is missing; CheckpointError if ``out`` holds another run or cannot be written;
-    NumericalError.
+    Raises ShapeError, DataError, ValueError; CheckpointError if ``out`` holds another run or cannot be written;
+    ModuleNotFoundError for a tracker that is not installed; NumericalError.
     """
     _one_of("augment", augment, AUGMENTS)
     _one_of("precision", precision, PRECISIONS)
@@ -335,7 +335,7 @@ def _close_epoch(run: Run, lr: float) -> dict[str, Any]:
         run.sums.zero_()
         state.epoch_began = state.seconds
     held = run.heldout
-    if held is not None and (run.progress >= 1 or (whole and record["epoch"] % held.every == 0)):
+    if held is not None and (run.progress >= 1 or (whole and state.step // per_epoch % held.every == 0)):
         # All processes look: where the network is sharded, none could alone.
         found = look(run.model, held)
         record["heldout_fvu"] = found["fvu"]

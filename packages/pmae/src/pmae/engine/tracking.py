@@ -37,7 +37,7 @@ def tracked(track: str | None, run: Run, tell: Progress | None) -> Iterator[Prog
     from torch.utils.tensorboard import SummaryWriter
 
     # What a run that was killed wrote beyond its checkpoint is not shown.
-    writer: Any = SummaryWriter(str(run.out / folder.EVENTS), purge_step=run.state.step + 1)  # type: ignore[no-untyped-call]
+    writer: Any = SummaryWriter(str(run.out / folder.EVENTS), purge_step=run.state.step + 1)
 
     def note(done: float, record: dict[str, Any] | None) -> None:
         if record is not None:
