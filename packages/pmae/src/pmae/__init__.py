@@ -13,6 +13,7 @@ _HOME = {
         "ShapeError",
     ],
     "models": ["PMAE", "PMAEConfig", "PMAEOutput", "PixelMAE", "load"],
+    "ratio_search": ["RatioSearch", "search_ratio"],
     "redundancy": ["RedundancyReport", "linear_redundancy"],
     "sklearn": ["PMAETransformer"],
     "space": ["MaskSpace", "Split", "fit_space"],

@@ -49,15 +49,16 @@ def realised_shares(found: Sequence[Draws], path: Path) -> None:
     rules, ratios = _unique(d.rule for d in found), _unique(d.ratio for d in found)
     figure, axes = _axes(len(rules), len(ratios), (2.6 * len(ratios), 1.35 * len(rules) + 0.6))
     of = {(d.rule, d.ratio): d for d in found}
+    widest = {r: min(1.0, max(2.5 * r, *(d.shares.max() for d in found if d.ratio == r))) for r in ratios}
     for row, rule in enumerate(rules):
         for column, ratio in enumerate(ratios):
             axis, drawn = axes[row][column], of.get((rule, ratio))
             if drawn is not None:
-                axis.hist(drawn.shares, bins=30, range=(0, min(1.0, max(2.5 * ratio, drawn.shares.max()))), color="C0")
+                axis.stairs(*np.histogram(drawn.shares, bins=30, range=(0, widest[ratio])), fill=True, color="C0")
                 axis.axvline(ratio, color="k", linewidth=0.8)
                 axis.axvline(drawn.shares.mean(), color="C1", linestyle="--", linewidth=1)
-            axis.set_yticks([])
-            axis.tick_params(labelsize=6)
+            axis.set(xlim=(0, widest[ratio]), yticks=[])
+            axis.tick_params(labelsize=6, labelbottom=row == len(rules) - 1)
             if column == 0:
                 axis.set_ylabel(rule, fontsize=8)
             if row == 0:

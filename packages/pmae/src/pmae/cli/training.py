@@ -101,13 +101,12 @@ def pretrain(
     from ..models import PMAE, PixelMAE, PMAEConfig
 
     model_config = PMAEConfig(**settings["model"])  # refused before anything is read
-    options = settings["options"]
     if isinstance(settings["space"], str) and settings["size"] is None:
         from ..space import MaskSpace
 
         settings["size"] = side_of(MaskSpace.load(settings["space"]))
-    images = images_of(settings["data"], "train", settings["size"], settings["channels"], _as_pairs(options))
-    judged = None if settings["heldout"] is None else _heldout(settings).images
+    images = images_of(settings["data"], "train", settings["size"], settings["channels"], source_options(settings))
+    judged = None if settings["heldout"] is None else heldout_images(settings).images
     world = joined(device)
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -142,11 +141,11 @@ def pretrain(
         raise typer.Exit(INTERRUPTED)
 
 
-def _heldout(settings: Mapping[str, Any]) -> ImageSet:
+def heldout_images(settings: Mapping[str, Any]) -> ImageSet:
     """Images that ``heldout`` names: a split of the data, or the test split of other data (of npy its only one)."""
     wanted, size, channels = (settings[name] for name in ("heldout", "size", "channels"))
     if wanted in ("test", "val"):
-        return images_of(settings["data"], wanted, size, channels, _as_pairs(settings["options"]))
+        return images_of(settings["data"], wanted, size, channels, source_options(settings))
     return images_of(wanted, "train" if wanted.startswith("npy:") else "test", size, channels, None)
 
 
@@ -247,8 +246,9 @@ def _ratio(text: str) -> float | list[float]:
     return found[0] if len(found) == 1 else found
 
 
-def _as_pairs(options: Mapping[str, Any]) -> list[str]:
-    return [f"{name}={value}" for name, value in options.items()]
+def source_options(settings: Mapping[str, Any]) -> list[str]:
+    """What is asked of the source of the data, KEY=VALUE."""
+    return [f"{name}={value}" for name, value in settings["options"].items()]
 
 
 def _scale(settings: dict[str, Any], images: ImageSet, out: Path, resume: str, world: World) -> Any:
