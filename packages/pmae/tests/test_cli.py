@@ -219,7 +219,7 @@ def test_file_for_several_values_asks_for_one_of_them(tmp_path):
 
 
 def test_held_out_images_are_the_test_split_or_those_of_other_data(run, home, tmp_path):
-    images = pmae.data.load("digits", "test").images
+    images = pmae.data.load("digits", "test").images[:, 0]
     np.savez(tmp_path / "f.npz", train_images=images[:9], test_images=images[:100])
     np.save(tmp_path / "f.npy", images[:100])
     given = ("pretrain", "digits", "--space", "space.safetensors", "--epochs", 1, *SHORT)
@@ -247,7 +247,7 @@ def test_records_go_to_tensorboard(run, tmp_path):
     assert len(list((tmp_path / "r" / "tensorboard").glob("events.*"))) == 1
 
 
-def test_search_for_a_ratio_is_that_of_the_library(run, home):
+def test_search_for_a_ratio_is_that_of_the_library(run, home, monkeypatch):
     given = ("--ratios", "0.1,0.2,0.4,0.6", "--epochs", 1, "--heldout", "test", *SHORT)
     code, out, err = run("search-ratio", "digits", "--space", "space.safetensors", *given, "--json")
     assert code == 0
@@ -260,7 +260,11 @@ def test_search_for_a_ratio_is_that_of_the_library(run, home):
     )  # fmt: skip
     found = json.loads(out)
     assert (found["ratio"], found["fvu"]) == (expected.ratio, expected.fvu.tolist())
-    code, out, _ = run("search-ratio", "digits", "--space", "space.safetensors", *given, "-q")
+    monkeypatch.setattr("pmae.ratio_search.search_ratio", lambda *_, **__: expected)
+    code, out, _ = run("search-ratio", "digits", "--space", "space.safetensors", *given)
+    assert [line.split()[:2] for line in out.splitlines()[1:5]] == [
+        [f"{r:g}", f"{f:.4g}"] for r, f in zip(expected.ratios, expected.fvu, strict=True)
+    ]
     assert out.splitlines()[-1].startswith(f"ratio {expected.ratio:.3g}: ")
 
 

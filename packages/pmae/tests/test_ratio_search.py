@@ -29,8 +29,8 @@ def unit(images):
 @pytest.mark.parametrize("vertex", [0.05, 0.12, 0.4, 0.7])
 def test_bend_of_a_parabola_is_its_vertex_in_any_units(vertex):
     curve = np.log(np.array(RATIOS) / vertex) ** 2
-    assert bend(RATIOS, 0.8 + 0.1 * curve) == pytest.approx((vertex, 0.1))
-    assert bend(RATIOS[::-1], (curve * 7 - 3)[::-1]) == pytest.approx((vertex, 7))
+    assert bend(RATIOS, 0.1 + 0.1 * curve) == pytest.approx((vertex, 0.1))
+    assert bend(RATIOS[::-1], (curve * 7 - 99)[::-1]) == pytest.approx((vertex, 7))
 
 
 def test_bend_outside_the_ratios_is_the_nearest_of_them():
@@ -38,14 +38,20 @@ def test_bend_outside_the_ratios_is_the_nearest_of_them():
         assert bend(RATIOS, np.log(np.array(RATIOS) / vertex) ** 2)[0] == pytest.approx(expected)
 
 
+def test_a_run_worse_than_predicting_0_counts_as_one_that_learnt_nothing():
+    assert bend(RATIOS, [1.4, 0.9, 0.8, 0.85, 0.9, 3.0]) == bend(RATIOS, [1.0, 0.9, 0.8, 0.85, 0.9, 1.0])
+
+
 def test_curve_that_does_not_bend_upwards_gives_its_smallest_value():
-    assert bend(RATIOS, [0.9, 0.8, 0.95, 0.97, 0.96, 0.94]) == (0.1, pytest.approx(-0.0, abs=0.1))
+    ratio, curvature = bend(RATIOS, [0.9, 0.85, 0.97, 0.99, 0.97, 0.9])
+    assert ratio == 0.1
+    assert curvature < 0
     ratio, curvature = bend(RATIOS, -(np.log(np.array(RATIOS) / 0.2) ** 2))
     assert (ratio, curvature) == (0.05, pytest.approx(-1))
 
 
 def test_fit_is_that_of_the_normal_equations():
-    fvu = np.random.default_rng(0).uniform(0.7, 1, 6) + 0.3 * np.log(RATIOS) ** 2
+    fvu = np.random.default_rng(0).uniform(0.1, 0.2, 6) + 0.1 * (np.log(RATIOS) + 2) ** 2
     t = np.log(RATIOS)
     x = np.stack([np.ones(6), t, t**2], 1)
     a = np.linalg.solve(x.T @ x, x.T @ fvu)

@@ -1,6 +1,7 @@
 """A hidden share without labels: short runs at several ratios, and where what they leave unexplained bends.
 
-Rule. Let f_j be the held-out fraction of variance unexplained of a short run at ratio r_j, relative to predicting 0.
+Rule. Let f_j be the held-out fraction of variance unexplained of a short run at ratio r_j, relative to predicting 0,
+and at most 1: a run that does worse than predicting 0 has learnt nothing, however much worse it does.
 Fit f ≈ a + b t + c t² to t = log r by least squares. If c > 0, the parabola bends most at its vertex t* = −b/2c: hiding
 less makes what is hidden no easier to predict, hiding more makes it harder. The ratio is exp t*, kept within the ratios
 that were tried. If c ≤ 0 the curve has no such bend, and the ratio is the r_j of the smallest f_j.
@@ -103,7 +104,7 @@ def search_ratio(
 
 def bend(ratios: Sequence[float], fvu: Sequence[float]) -> tuple[float, float]:
     """The ratio at which the parabola of the rule above bends most, and its c."""
-    t, f = np.log(np.asarray(ratios, dtype=np.float64)), np.asarray(fvu, dtype=np.float64)
+    t, f = np.log(np.asarray(ratios, dtype=np.float64)), np.minimum(np.asarray(fvu, dtype=np.float64), 1)
     c, b, _ = np.polyfit(t, f, 2)
     if c <= 0:
         return float(ratios[int(np.argmin(f))]), float(c)
