@@ -42,7 +42,7 @@ def test_python_block_prints_what_it_says(tmp_path):
 
 
 def test_bash_block_goes_from_a_basis_to_an_export(tmp_path, monkeypatch, capsys):
-    """Each line as a shell hands it over, in one process: most of the time would go into importing torch eight times."""
+    """Each line as a shell hands it over, in one process: importing torch eight times is most of the time otherwise."""
     (script,) = blocks("bash")
     monkeypatch.chdir(tmp_path)
     for line in script.splitlines():

@@ -1,10 +1,11 @@
 """A hidden share without labels: short runs at several ratios, and where what they leave unexplained bends.
 
-Rule. Let f_j be the held-out fraction of variance unexplained of a short run at ratio r_j, relative to predicting 0,
-and at most 1: a run that does worse than predicting 0 has learnt nothing, however much worse it does.
-Fit f ≈ a + b t + c t² to t = log r by least squares. If c > 0, the parabola bends most at its vertex t* = −b/2c: hiding
-less makes what is hidden no easier to predict, hiding more makes it harder. The ratio is exp t*, kept within the ratios
-that were tried. If c ≤ 0 the curve has no such bend, and the ratio is the r_j of the smallest f_j.
+Rule. Let f_j be the fraction of variance unexplained on held-out images of a short run at ratio r_j, sums over images
+and masks of that ratio as in :mod:`pmae.bands`, and at most 1: a run that does worse than predicting 0 has learnt
+nothing, however much worse it does. Fit f ≈ a + b t + c t² to t = log r by least squares. If c > 0, the parabola bends
+most at its vertex t* = −b/2c: hiding less makes what is hidden no easier to predict, hiding more makes it harder. The
+ratio is exp t*, kept within the ratios that were tried. If c ≤ 0 the curve has no such bend, and the ratio is the r_j
+of the smallest f_j.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from .bands import AT_ONCE, fixed_masks
+from .bands import fixed_masks, fvu_by_band
 from .engine.train import fit
 from .images import as_source
 from .models import PMAE, PMAEConfig
@@ -38,7 +39,7 @@ class RatioSearch:
     Attributes
     ----------
     ratio : the one to train with, by the rule
-    ratios : (m,) tried, ascending; fvu : float64 (m,), held out
+    ratios : (m,) tried, ascending; fvu : float64 (m,), on held-out images
     curvature : c of the parabola; the ratio is its vertex where that is positive
     """
 
@@ -91,12 +92,13 @@ def search_ratio(
     if space is None:
         space = fit_space(images, layout=layout)
     judged = as_source(heldout, layout)
-    unseen = judged.take(np.unique(np.linspace(0, len(judged) - 1, min(HELD_OUT, len(judged))).astype(int)))
+    chosen = np.unique(np.linspace(0, len(judged) - 1, min(HELD_OUT, len(judged))).astype(int))
+    unseen = judged.take(chosen).repeat(ROUNDS, 1, 1, 1)
     found = []
     for ratio in tried:
         model = PMAE(replace(config, ratio=ratio, seed=seed), space)
         fit(model, images, epochs, seed=seed, device=device, layout=layout, **train)
-        found.append(heldout_fvu(model, unseen, seed))
+        found.append(fvu_by_band(model, unseen, fixed_masks(model, seed, len(unseen))).total)
         tell(ratio, found[-1])
     ratio, curvature = bend(tried, found)
     return RatioSearch(ratio, tried, np.array(found), curvature)
@@ -109,31 +111,6 @@ def bend(ratios: Sequence[float], fvu: Sequence[float]) -> tuple[float, float]:
     if c <= 0:
         return float(ratios[int(np.argmin(f))]), float(c)
     return float(np.exp(np.clip(-b / (2 * c), t.min(), t.max()))), float(c)
-
-
-@torch.no_grad()
-def heldout_fvu(model: PMAE, images: Tensor, seed: int, rounds: int = ROUNDS) -> float:
-    """Mean over masks of what a model leaves unexplained of images (B, C, H, W) in [0, 1], over that of predicting 0.
-
-    Each image has ``rounds`` masks of its own, by the model's rule and ratio. All masks count the same, however much
-    they hide.
-    """
-    space, was_training = model.space, model.training
-    masks = fixed_masks(model, seed, rounds * len(images))
-    tokens = torch.Generator().manual_seed(seed)
-    left = nothing = 0.0
-    model.eval()
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            for start in range(0, len(masks), AT_ONCE):
-                own = masks[start : start + AT_ONCE]
-                chosen = torch.arange(start, start + len(own)) % len(images)
-                x = space.standardize(images[chosen].to(space.mean.device))
-                left += float(model(x, own, standardized=True, generator=tokens).fvu) * len(own)
-                nothing += float(space.component_loss(torch.zeros_like(x), x, own)) * len(own)
-    finally:
-        model.train(was_training)
-    return left / nothing
 
 
 def _apart(images: Any, n: int, seed: int) -> tuple[Any, Any]:

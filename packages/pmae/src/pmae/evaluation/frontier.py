@@ -19,7 +19,7 @@ from ..ratio_search import RatioSearch, search_ratio
 from ..space import MaskSpace
 from .cost import training_flops
 from .crops import crops, space_file
-from .learning import LEARNING_RATE, PATCHES, RATIO, Job, Run, model_of, trained
+from .learning import LEARNING_RATE, PATCHES, RATIO, Job, Run, model_of, train_all
 from .plots import draw_frontier, draw_ratios
 from .pool import each
 from .profiles import Profile
@@ -53,7 +53,7 @@ def run_frontier(profile: Profile, rng: np.random.Generator, out: Path, device: 
     longest = profile.budgets[-1]
     sweep = {share: [_job(ALL, seed, longest, space, share) for seed in seeds] for share in profile.shares}
     jobs = list(dict.fromkeys(job for group in (*at.values(), *sweep.values()) for job in group))
-    done = dict(zip(jobs, trained(jobs, few, out / "runs" / "frontier", device), strict=True))
+    done = dict(zip(jobs, train_all(jobs, few, out / "runs" / "frontier", device), strict=True))
     runs = {key: [done[job] for job in group] for key, group in at.items()}
     searches = each(_search, [(seed, few, space, device) for seed in seeds], profile.workers)
 

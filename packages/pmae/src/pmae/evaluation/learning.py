@@ -83,13 +83,13 @@ def run_learning(profile: Profile, rng: np.random.Generator, out: Path, device: 
     jobs += [Job("random", seed, 0, PATCHES, space) for seed in seeds]
     if len(seeds) > 1:
         jobs.append(Job("ae", seeds[0], profile.epochs, 0.0, space))
-    runs = trained(jobs, profile, out, device)
+    runs = train_all(jobs, profile, out, device)
     ours, mae, blank = (_of(runs, method) for method in ("pmae", "mae", "random"))
     stretched: list[Run] = []
     if profile.stretched:
         cost = float(np.mean([run.seconds for run in ours]) / np.mean([run.seconds for run in mae]))
         longer = [Job("mae", seed, math.ceil(profile.epochs * cost), PATCHES, space) for seed in seeds]
-        stretched = trained(longer[: profile.stretched], profile, out, device)
+        stretched = train_all(longer[: profile.stretched], profile, out, device)
         experiment.metrics.append(Metric("cost of a PMAE epoch in MAE epochs", cost, "", "lower"))
     experiment.claims += _learnable(ours, profile)
     if len(seeds) > 1:
@@ -129,7 +129,7 @@ def run_ratios(profile: Profile, rng: np.random.Generator, out: Path, device: st
     for basis in profile.bases:
         other = space_file(profile, out, basis, device)
         jobs += [Job("pmae", seed, epochs, RATIO, other, basis) for seed in seeds]
-    runs = trained(jobs, profile, out, device)
+    runs = train_all(jobs, profile, out, device)
     spread = {}
     for method, ratios in sweep.items():
         means = [
@@ -230,7 +230,7 @@ def fresh_fvu(model: Any, test: np.ndarray, seed: int, device: str) -> list[floa
     return values
 
 
-def trained(jobs: Sequence[Job], profile: Profile, out: Path, device: str) -> list[Run]:
+def train_all(jobs: Sequence[Job], profile: Profile, out: Path, device: str) -> list[Run]:
     """The runs of all jobs, in their order."""
     # The longest first, so that no core waits for the last one.
     order = sorted(range(len(jobs)), key=lambda i: -_weight(jobs[i]))
