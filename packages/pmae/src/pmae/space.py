@@ -218,11 +218,12 @@ class Hidden:
 
     def __init__(self, space: MaskSpace, mask: Tensor, pad: bool, reduction: str, gamma: float) -> None:
         losses.check(reduction, gamma)
+        mask = torch.as_tensor(mask)
         groups = mask.shape[-1] if mask.ndim else -1
         if mask.ndim not in (1, 2) or groups != space.n_groups:
             raise ShapeError(f"mask has shape {tuple(mask.shape)}: ({space.n_groups},) or (B, {space.n_groups})")
         if mask.dtype != torch.bool:
-            raise ShapeError(f"mask has type {mask.dtype}: bool is needed, True = hidden")
+            raise ShapeError(f"mask has type {mask.dtype}: a tensor of torch.bool is needed, True = hidden")
         self.space, self.shared = space, mask.ndim == 1
         device, dtype = space.mean.device, space.mean.dtype
         cpu = space.basis.spread(mask.cpu())

@@ -164,7 +164,7 @@ def feature_head(
 ) -> ProbeResult:
     """Train a head on features, standardised by the mean and deviation of the training part."""
     x, y = as_features(parts[0], parts[1], "train")
-    test_x, test_y = as_features(parts[2], parts[3], "test")
+    test_x, test_y = as_features(parts[2], parts[3], "test", x.shape[1])
     fit_x, fit_y, val_x, val_y = split_off(x, y, val, seed)
     labels = as_labels(fit_y, val_y, test_y)
     mean, std = fit_x.mean(0), fit_x.std(0)
