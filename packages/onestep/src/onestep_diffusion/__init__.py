@@ -7,7 +7,27 @@ __version__ = "0.1.0"
 
 # Where each public name lives. Resolved on first use, so that `onestep-diffusion --help` does not import jax.
 _HOME: dict[str, list[str]] = {
+    "certificate": ["Certificate", "certify", "reliability"],
+    "divergences": ["Divergence", "divergence", "list_divergences"],
     "errors": ["CheckpointError", "ConfigError", "DataError", "DivergedError", "OnestepError"],
+    "generator": [
+        "Field",
+        "hybrid_field",
+        "hybrid_mix",
+        "omega_weight",
+        "score_difference_target",
+        "surrogate_loss",
+        "unit_normalize",
+        "zero_nonfinite",
+    ],
+    "metrics": ["fid", "frechet_distance", "kid", "mmd2", "mode_stats", "prdc", "sliced_wasserstein"],
+    "noise": ["Fixed", "Karras", "LogNormal", "LogUniform", "SigmaLaw", "karras_sigmas", "parse_sigma_law"],
+    "oracle": ["EmpiricalOracle", "GaussianMixture", "exact_log_ratio"],
+    "precondition": ["edm_loss_weight", "edm_precond", "ratio_decay"],
+    "ratio": ["effective_sample_size", "log_softplus_ratio", "ratio_field", "ratio_loss", "ratio_weight"],
+    "sampling": ["heun"],
+    "score": ["score_field"],
+    "verify": ["importance_ess", "resample"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _SUBMODULES: tuple[str, ...] = ("nets",)
