@@ -17,6 +17,7 @@ from .noise import LogNormal, SigmaLaw, parse_sigma_law
 
 METHODS = ("ratio", "score", "sid", "smt", "gan", "ict", "meanflow")
 NEEDS_TEACHER = ("score", "sid")  # beyond the initial weights
+EDM_LAW = LogNormal()
 SINGLE_NETWORK = ("ict", "meanflow")  # no second network at all
 
 
@@ -70,7 +71,7 @@ class TeacherConfig(Config):
 
     net: str = "mlp"
     net_kwargs: dict[str, Any] = field(default_factory=dict)
-    sigma_law: SigmaLaw | str = LogNormal()
+    sigma_law: SigmaLaw = EDM_LAW
     steps: int = 6000
     batch_size: int = 128
     lr: float = 1e-3
@@ -134,8 +135,8 @@ class StudentConfig(Config):
     aux_updates: int = 4
     sigma_init: float = 2.5
     few_steps: int = 1
-    sigma_law: SigmaLaw | str = LogNormal()
-    ratio_sigma_law: SigmaLaw | str = LogNormal()
+    sigma_law: SigmaLaw = EDM_LAW
+    ratio_sigma_law: SigmaLaw = EDM_LAW
     omega: str = "auto"
     weight_norm: str = "auto"
     normalize: str = "none"

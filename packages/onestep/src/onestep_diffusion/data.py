@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Num, Shaped
+from jaxtyping import Float, Int, Num
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -29,6 +29,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pg
 TOY_ROWS = 10_000
 
 Rows = Num[np.ndarray, "n *shape"]
+ModelRows = Float[np.ndarray, "n *shape"]
 Labels = Int[np.ndarray, " n"] | None
 _Read = tuple[Rows, Any, tuple[Rows, Any] | None]  # rows, labels, and an official held-out part if there is one
 
@@ -63,7 +64,7 @@ class Dataset:
             return None
         return tuple((np.bincount(self.labels, minlength=self.classes) / len(self.labels)).tolist())
 
-    def to_model(self, rows: Num[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
+    def to_model(self, rows: Rows) -> ModelRows:
         """Rows in the network's units, f32."""
         return (np.asarray(rows, np.float32) - np.float32(self.shift)) / np.float32(self.scale)
 
@@ -323,7 +324,7 @@ def _take_label(values: NDArray[np.float64], names: list[str]) -> tuple[Rows, An
 def _images(path: Path) -> tuple[Rows, Any]:
     """All images of a folder or zip, at any depth, in the order of their names."""
     images, names, labelled = [], [], None
-    mode = size = first = None
+    mode, size, first = None, (0, 0), ""
     for name, content in _files(path):
         if name.rsplit("/", 1)[-1] == "dataset.json":
             labelled = _edm_labels(content, f"{path}/{name}")
@@ -393,7 +394,7 @@ def _edm_labels(content: bytes, where: str) -> dict[str, int] | None:
 # --- checks -------------------------------------------------------------------------------------------------------
 
 
-def _check_rows(rows: Shaped[np.ndarray, "n *shape"], name: str) -> Rows:
+def _check_rows(rows: NDArray[Any], name: str) -> Rows:
     if rows.dtype != np.uint8:
         if not (np.issubdtype(rows.dtype, np.number) and not np.issubdtype(rows.dtype, np.complexfloating)):
             raise DataError(f"{name}: rows have to be numbers; got {rows.dtype}")
@@ -413,7 +414,7 @@ def _check_rows(rows: Shaped[np.ndarray, "n *shape"], name: str) -> Rows:
     return rows
 
 
-def _check_labels(labels: Any, n: int, name: str, classes: int | None = None) -> Int[np.ndarray, " n"]:
+def _check_labels(labels: Any, n: int, name: str, classes: int | None = None) -> NDArray[np.int32]:
     y = np.asarray(labels)
     if y.shape != (n,):
         raise DataError(f"{name}: labels have to be ({n},), one a row; got {y.shape}")
