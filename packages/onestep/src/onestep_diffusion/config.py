@@ -48,13 +48,13 @@ class Config:
             if not holds:
                 raise ConfigError(f"{name} has to be {wanted}; got {getattr(self, name)!r}")
 
-    def _read_law(self, *names: str) -> None:
+    def _read_law(self, *names: str, optional: bool = False) -> None:
         """Noise laws may be given as text."""
         for name in names:
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, parse_sigma_law(value))
-            elif not isinstance(value, SigmaLaw):
+            elif not isinstance(value, SigmaLaw) and not (optional and value is None):
                 raise ConfigError(f"{name} has to be a noise law or its text, as lognormal:-1.2,1.2; got {value!r}")
 
 
@@ -104,7 +104,8 @@ class StudentConfig(Config):
         aux_updates: updates of the second network per update of the generator.
         sigma_init: noise level at which the generator is evaluated.
         few_steps: 1 | 2 | 4: also train at so many levels, on own samples noised again (`FewStepGenerator`).
-        sigma_law, ratio_sigma_law: noise levels of the generator's and of the second network's updates.
+        sigma_law, ratio_sigma_law: noise levels of the generator's and of the second network's updates; None is the
+            method's own: EDM's lognormal law, SiD's for its generator, sigma = 0.02 for `gan`.
         omega: see `omega_weight`; `auto` is `sigma` for methods with a ratio, `sigma2` for scores.
         weight_norm: see `ratio_weight`; `auto` is `batch` where the weight is unbounded. logit_clip: inside the weight.
         normalize: `none` | `unit` (`unit_normalize`) | `dmd` (score only).
@@ -115,6 +116,7 @@ class StudentConfig(Config):
         share_latents: one batch of latents serves all updates of a step.
         head_warmup: share of the steps in which only the layers that `init` made afresh train, at ten times lr.
         ema_halflife_images, ema_ramp, precision, steps_per_call, micro_batch: as of `TeacherConfig`.
+        conditional: use the data's labels, if there is no teacher; else the teacher decides.
         stop_when: `never` | `indistinguishable` (held-out two-sample tests at all levels, three checks in a row).
 
     Defaults are those for images of 32 x 32 in the peers' code where they agree.
@@ -135,8 +137,8 @@ class StudentConfig(Config):
     aux_updates: int = 4
     sigma_init: float = 2.5
     few_steps: int = 1
-    sigma_law: SigmaLaw = EDM_LAW
-    ratio_sigma_law: SigmaLaw = EDM_LAW
+    sigma_law: SigmaLaw | None = None
+    ratio_sigma_law: SigmaLaw | None = None
     omega: str = "auto"
     weight_norm: str = "auto"
     normalize: str = "none"
@@ -158,7 +160,7 @@ class StudentConfig(Config):
     stop_when: str = "never"
 
     def __post_init__(self) -> None:
-        self._read_law("sigma_law", "ratio_sigma_law")
+        self._read_law("sigma_law", "ratio_sigma_law", optional=True)
         divergence_named(self.divergence, alpha=self.alpha)
         if self.omega != "auto":
             omega_weight(self.omega, 1.0)  # type: ignore[arg-type]

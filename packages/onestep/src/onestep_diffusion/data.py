@@ -51,6 +51,7 @@ class Dataset:
     held_out_labels: Labels = None
     classes: int = 0
     sigma_data: float = 0.5
+    image_shape: tuple[int, ...] | None = None  # of the images that flattened rows were
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +71,10 @@ class Dataset:
 
     def flatten(self) -> Dataset:
         """The same rows as vectors."""
-        return replace(self, x=self.x.reshape(len(self.x), -1), held_out=self.held_out.reshape(len(self.held_out), -1))
+        if len(self.shape) == 1:
+            return self
+        flat, flat_held_out = (rows.reshape(len(rows), int(np.prod(self.shape))) for rows in (self.x, self.held_out))
+        return replace(self, x=flat, held_out=flat_held_out, image_shape=self.shape)
 
     def without_labels(self) -> Dataset:
         """The same rows, all of one kind."""

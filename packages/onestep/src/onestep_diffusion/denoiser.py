@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from . import nets
 from .errors import ConfigError, DataError
 from .generator import per_sample
-from .noise import karras_sigmas
+from .noise import Karras, karras_sigmas
 from .precondition import edm_precond, ratio_decay
+from .ratio import log_softplus_ratio
 from .sampling import heun
 from .shapes import Batch, Levels, PerSample
 
-OUTPUTS = ("decaying", "plain")
+OUTPUTS = ("decaying", "plain", "softplus")
 
 
 def denoise(
@@ -61,7 +62,8 @@ def log_ratio(
 ) -> PerSample:
     """l(x, sigma) = log p_data - log p_student after noise sigma, (n,) in f32; arguments as of `denoise`.
 
-    output: `plain`, the network's logit; `decaying`, times 2 sigma_data c_in, as log ratios fall like 1/sigma.
+    output: `plain`, the network's logit; `decaying`, times 2 sigma_data c_in, as log ratios fall like 1/sigma;
+        `softplus`, see `log_softplus_ratio`.
     Raises ConfigError for another output.
     """
     if output not in OUTPUTS:
@@ -70,6 +72,8 @@ def log_ratio(
     logit = net(per_sample(c_in, x) * x, c_noise, labels, **options)
     if output == "plain":
         return logit
+    if output == "softplus":
+        return log_softplus_ratio(logit)
     return logit * ratio_decay(jnp.broadcast_to(jnp.asarray(sigma, float), logit.shape), sigma_data)
 
 
@@ -193,14 +197,18 @@ class Denoiser(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class Generator(Model):
-    """The one-step generator G(z, c) = D(sigma_init z, sigma_init, c)."""
+    """The one-step generator G(z, c) = D(sigma_init z, sigma_init, c).
+
+    few_steps: trained to also refine its own samples, noised again to so many of `few_step_levels`; 1 for not.
+    """
 
     sigma_init: float = 2.5
+    few_steps: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sigma_init > 0:
-            raise ConfigError(f"sigma_init has to be positive; got {self.sigma_init}")
+        if not self.sigma_init > 0 or self.few_steps < 1:
+            raise ConfigError(f"sigma_init={self.sigma_init} and few_steps={self.few_steps} have to be positive")
 
     def __call__(self, z: Batch, labels: Array | None = None) -> Batch:
         """Standard normal z (n, *shape) -> samples (n, *shape) in the network's units. DataError on shape."""
@@ -208,14 +216,22 @@ class Generator(Model):
         return denoise(self.net, self.sigma_init * z, self.sigma_init, labels, sigma_data=self.sigma_data)
 
     def sample(
-        self, n: int, seed: int = 0, labels: int | ArrayLike | None = None, batch: int | None = None
+        self,
+        n: int,
+        seed: int = 0,
+        labels: int | ArrayLike | None = None,
+        batch: int | None = None,
+        evaluations: int = 1,
     ) -> NDArray[np.float32]:
-        """(n, *shape) samples in data units, one evaluation each.
+        """(n, *shape) samples in data units, one evaluation each, or a divisor of `few_steps`.
 
         The i-th sample depends on seed and i alone, up to rounding. labels as of `draw_labels`; batch: how many at a
         time. Raises ConfigError for arguments out of range.
         """
-        run = partial(_one_step, nets.split(self.net)[0], self.net.shape, self.sigma_data, self.sigma_init)
+        if evaluations < 1 or self.few_steps % evaluations:
+            raise ConfigError(f"evaluations={evaluations} has to divide few_steps={self.few_steps} of the training")
+        levels = few_step_levels(self.sigma_init, self.few_steps)[:: self.few_steps // evaluations]
+        run = partial(_generate, nets.split(self.net)[0], self.net.shape, self.sigma_data, levels)
         return self._sample(run, n, seed, labels, batch)
 
 
@@ -248,6 +264,15 @@ class Ratio(Model):
         return _features(self, x, sigma, labels)
 
 
+def few_step_levels(sigma_init: float, few_steps: int) -> tuple[float, ...]:
+    """The levels at which a generator of so many steps is evaluated: descending, even in sigma^(1/7), from sigma_init.
+
+    The second of 2 is the third of 4, so one generator trained for 4 samples in 1, 2 or 4 evaluations.
+    """
+    law = Karras(1.0, min(0.002, sigma_init / 2), sigma_init)
+    return (sigma_init, *(float(law.quantile(1 - place / few_steps)) for place in range(1, few_steps)))
+
+
 def latents(key: Array, index: Array, shape: tuple[int, ...]) -> Batch:
     """Standard normal z, (n, *shape); the i-th depends on the key and index[i] alone, so batching changes nothing."""
     return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(index)
@@ -264,18 +289,23 @@ def _features(model: Model, x: Batch, sigma: Levels, labels: Array | None) -> li
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _one_step(
+def _generate(
     graphdef: Any,
     shape: tuple[int, ...],
     sigma_data: float,
-    sigma_init: float,
+    levels: tuple[float, ...],
     params: nets.Params,
     key: Array,
     index: Array,
     labels: Array | None,
 ) -> Batch:
-    z = latents(key, index, shape)
-    return denoise(nets.merge(graphdef, params), sigma_init * z, sigma_init, labels, sigma_data=sigma_data)
+    net = nets.merge(graphdef, params)
+    x = levels[0] * latents(key, index, shape)
+    for place, level in enumerate(levels):
+        if place:
+            x = x + level * latents(jax.random.fold_in(key, place), index, shape)
+        x = denoise(net, x, level, labels, sigma_data=sigma_data)
+    return x
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
