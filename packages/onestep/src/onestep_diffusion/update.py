@@ -148,13 +148,11 @@ def init_state(
 ) -> State:
     """The state before step 0; gains: `gain` and `head_gain` of `Knobs`, ones if left out."""
     ones = jax.tree.map(lambda leaf: jnp.ones(()), params)
-    knobs = Knobs(
-        jnp.float32(lr), jnp.float32(aux_lr), jnp.int32(row), gains.get("gain", ones), gains.get("head_gain", ones)
-    )
-    copy = jax.tree.map(jnp.copy, (params, params, aux))  # each buffer is donated, so none may occur twice
-    params, ema, aux = copy
+    gain, head_gain = gains.get("gain", ones), gains.get("head_gain", ones)
+    knobs = Knobs(jnp.float32(lr), jnp.float32(aux_lr), jnp.int32(row), gain, head_gain)
     aux_opt = how.adam.init(aux) if aux else ()
-    return State(jnp.int32(0), key, params, ema, how.adam.init(params), aux, aux_opt, knobs)
+    state = State(jnp.int32(0), key, params, params, how.adam.init(params), aux, aux_opt, knobs)
+    return jax.tree.map(jnp.copy, state)  # every buffer is donated, so none may occur twice
 
 
 def draw(key: Array, pool: Pool, n: int, law: SigmaLaw, constrain: Callable[[Tree], Tree]) -> Draws:
