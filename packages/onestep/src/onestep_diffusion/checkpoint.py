@@ -265,8 +265,7 @@ def fill(net: Any, arrays: Mapping[str, np.ndarray], path: object) -> Any:
     wanted = {dotted(place): leaf.shape for place, leaf in jax.tree_util.tree_leaves_with_path(params)}
     missing, unknown = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
     if missing or unknown:
-        lines = [f"lacks {_some(missing)}"] * bool(missing) + [f"has unknown {_some(unknown)}"] * bool(unknown)
-        raise CheckpointError(f"{path} {' and '.join(lines)}")
+        raise CheckpointError(f"{path} {misfit(missing, unknown)}")
     wrong = [
         f"{name} {arrays[name].shape} for {shape}" for name, shape in wanted.items() if arrays[name].shape != shape
     ]
@@ -274,6 +273,12 @@ def fill(net: Any, arrays: Mapping[str, np.ndarray], path: object) -> Any:
         raise CheckpointError(f"{path} has tensors of other shapes: {_some(wrong)}")
     filled = jax.tree_util.tree_map_with_path(lambda place, _: jnp.asarray(arrays[dotted(place)], jnp.float32), params)
     return nets.merge(graphdef, filled)
+
+
+def misfit(missing: Collection[str], unknown: Collection[str]) -> str:
+    """What is wrong with a set of tensors, as the end of a sentence."""
+    lines = [f"lacks {_some(missing)}"] * bool(missing) + [f"has unknown {_some(unknown)}"] * bool(unknown)
+    return " and ".join(lines)
 
 
 def dotted(place: tuple[Any, ...]) -> str:
