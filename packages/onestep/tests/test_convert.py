@@ -19,18 +19,18 @@ spec.loader.exec_module(reference)
 
 # Two levels of unlike width, several heads in ADM, and attention at one size only, so that nothing can be exchanged.
 SETTINGS = {
-    "song": (reference.SONG, dict(size=16, channels=3, base=16, mult=(1, 2, 2), blocks=2, attention=(8,))),
-    "adm": (reference.ADM, dict(size=8, channels=3, base=64, mult=(1, 2), blocks=1, attention=(4,))),
+    "song": (reference.SONG, dict(size=8, channels=3, base=16, mult=(1, 2), blocks=2, attention=(4,))),
+    "adm": (reference.ADM, dict(size=4, channels=3, base=64, mult=(1, 2), blocks=1, attention=(2,))),
 }
 
 
-@pytest.fixture(scope="module", params=[("song", 3, 4), ("song", 0, 0), ("adm", 5, 4)], ids=str)
+@pytest.fixture(scope="module", params=[("song", 3, 4), ("adm", 5, 4)], ids=str)
 def pair(request, tmp_path_factory):
     kind, labels, augment = request.param
     style, settings = SETTINGS[kind]
     net = reference.randomize(reference.UNet(style, **settings, labels=labels, augment=augment), seed=0)
     state = {f"model.{name}": value.contiguous() for name, value in net.state_dict().items()}
-    state["model.enc.8x8_down.conv0.resample_filter"] = torch.full((1, 1, 2, 2), 0.25)  # a buffer of EDM's
+    state["model.enc.4x4_down.conv0.resample_filter"] = torch.full((1, 1, 2, 2), 0.25)  # a buffer of EDM's
     path = tmp_path_factory.mktemp("edm") / "edm.safetensors"
     save_file(state, path)
     return net, load_edm(path), path
@@ -40,8 +40,8 @@ def inputs(net, denoiser, n=4):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, *denoiser.net.shape)).astype(np.float32)
     sigma = np.array([0.002, 0.3, 2.5, 80.0], np.float32)
-    labels = np.arange(n) % net.labels if net.labels else None
-    one_hot = torch.eye(net.labels)[labels] if net.labels else None
+    labels = np.arange(n) % net.labels
+    one_hot = torch.eye(net.labels)[labels]
     return sigma[:, None, None, None] * x + 0.5 * x[::-1], sigma, labels, one_hot
 
 
@@ -65,23 +65,10 @@ def test_converted_weights_denoise_as_in_pytorch(pair):
 def test_augmentation_labels_and_missing_class_labels_act_as_in_edm(pair):
     net, denoiser, _ = pair
     x, sigma, _, _ = inputs(net, denoiser)
-    zeros = torch.zeros(len(x), net.labels) if net.labels else None
-    augment = None
-    if denoiser.net.augment:
-        augment = np.random.default_rng(1).normal(size=(len(x), denoiser.net.augment)).astype(np.float32)
-    ours = osd.denoise(denoiser.net, x, sigma, None, augment=augment)
-    theirs = run_reference(net, x, sigma, zeros, None if augment is None else torch.from_numpy(augment))
+    augment = np.random.default_rng(1).normal(size=(len(x), denoiser.net.augment)).astype(np.float32)
+    ours = jax.jit(lambda x, sigma, augment: osd.denoise(denoiser.net, x, sigma, augment=augment))(x, sigma, augment)
+    theirs = run_reference(net, x, sigma, torch.zeros(len(x), net.labels), torch.from_numpy(augment))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
-
-
-def test_bf16_bodies_stay_near_f32_and_keep_f32_weights_and_outputs(pair):
-    net, denoiser, path = pair
-    half = load_edm(path, precision="bf16")
-    x, sigma, labels, _ = inputs(net, denoiser)
-    exact, rounded = denoiser(x, sigma, labels), half(x, sigma, labels)
-    assert rounded.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("float32")}
-    assert 0 < np.abs(rounded - exact).mean() < 0.02 * np.asarray(exact).std()
 
 
 def test_a_converted_denoiser_knows_images_and_its_architecture(pair):
@@ -112,26 +99,28 @@ def test_other_state_dicts_are_refused_in_one_line_that_says_why(change, words, 
     assert "x.safetensors" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "count"),
-    [  # the counts of EDM's CIFAR-10 networks
-        (dict(net="song_unet"), 55_732_739),
-        (dict(net="song_unet", augment=9), 55_733_891),
-        (dict(net="song_unet", augment=9, labels=10), 55_735_299),
-    ],
-)
-def test_ddpmpp_has_edms_number_of_parameters(settings, count):
-    with torch.device("meta"):
-        options = {name: settings.get(name, 0) for name in ("labels", "augment")}
-        theirs = reference.UNet(reference.SONG, 32, 3, 128, (2, 2, 2), 4, (16,), **options)
-    assert sum(p.numel() for p in theirs.parameters()) == count
-    assert osd.count_parameters(nets.abstract(settings)) == count
+def sizes(params):
+    return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part)) for name, part in params.items()}
 
 
-def test_adm_has_the_reference_number_of_parameters():
-    with torch.device("meta"):
-        theirs = reference.UNet(reference.ADM, 64, 3, 192, (1, 2, 3, 4), 3, (32, 16, 8), labels=1000)
-    assert osd.count_parameters(nets.abstract({"net": "adm_unet"})) == sum(p.numel() for p in theirs.parameters())
+def test_ddpmpp_has_edms_number_of_parameters():
+    params = nets.split(nets.abstract({"net": "song_unet", "labels": 10, "augment": 9}))[1]
+    conditional, parts, embedding = sum(sizes(params).values()), sizes(params), sizes(params["embedding"])
+    unconditional = conditional - embedding["map_label"]
+    plain = unconditional - embedding["map_augment"]
+    assert (conditional, unconditional, plain) == (55_735_299, 55_733_891, 55_732_739)
+    for count, options in [(conditional, dict(labels=10, augment=9)), (unconditional, dict(augment=9)), (plain, {})]:
+        with torch.device("meta"):
+            theirs = reference.UNet(reference.SONG, 32, 3, 128, (2, 2, 2), 4, (16,), **options)
+        assert sum(p.numel() for p in theirs.parameters()) == count
+    assert round(parts["enc"] / 1e6, 1) == 19.3
+    assert round(parts["dec"] / 1e6, 1) == 36.1
+
+
+def test_the_half_width_encoder_has_nine_hundredths_of_the_parameters():
+    half = sizes(nets.split(nets.abstract({"net": "song_unet_ratio", "base": 64}))[1])
+    assert round(half["enc"] / 1e6, 2) == 4.83
+    assert round(sum(half.values()) / 55_732_739, 2) == 0.09
 
 
 def test_dit_has_the_published_number_of_parameters():
@@ -140,12 +129,3 @@ def test_dit_has_the_published_number_of_parameters():
     width, published = 1152, 675_129_632
     ours = published - 256 * width - width - (width + 1) * 16
     assert osd.count_parameters(nets.abstract({"net": "dit"})) == ours
-
-
-def test_encoder_and_decoder_of_ddpmpp_and_the_half_width_encoder_have_the_stated_sizes():
-    parts = nets.split(nets.abstract({"net": "song_unet"}))[1]
-    size = {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
-    half = nets.split(nets.abstract({"net": "song_unet_ratio", "base": 64}))[1]["enc"]
-    assert round(size["enc"] / 1e6, 1) == 19.3
-    assert round(size["dec"] / 1e6, 1) == 36.1
-    assert round(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(half)) / 1e6, 2) == 4.83
