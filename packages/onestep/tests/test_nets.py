@@ -41,9 +41,14 @@ def network(name, **changes):
 
 
 @functools.cache
-def compiled(name, method="__call__", **changes):
-    net = network(name, **changes)
-    return jax.jit(lambda *inputs, **options: getattr(net, method)(*inputs, **options))
+def compiled(name, method, **changes):
+    graphdef, _ = nets.split(network(name, **changes))
+    return jax.jit(lambda params, *x, **options: getattr(nets.merge(graphdef, params), method)(*x, **options))
+
+
+def run(name, *x, params=None, method="__call__", options=None, **changes):
+    params = nets.split(network(name, **changes))[1] if params is None else params
+    return compiled(name, method, **changes)(params, *(x or inputs(name)), **(options or {}))
 
 
 def inputs(name, n=3):
@@ -54,13 +59,10 @@ def inputs(name, n=3):
 def test_a_network_merged_from_its_weights_runs_its_blocks_in_order():
     # Sorted by name, 2x2_block0 would come before 4x4_conv.
     net = nets.build({"net": "song_unet", **UNET}, rngs=nnx.Rngs(0))
-    graphdef, params = nets.split(net)
     net.out_conv.kernel[...] *= 1e5  # the last layer starts near zero
-    params["out_conv"]["kernel"] = params["out_conv"]["kernel"] * 1e5
     direct = jax.jit(net)(*inputs("song_unet"))
-    merged = jax.jit(lambda *x: nets.merge(graphdef, params)(*x))(*inputs("song_unet"))
     assert float(jnp.std(direct)) > 0.1
-    np.testing.assert_allclose(direct, merged, atol=1e-6)
+    np.testing.assert_allclose(run("song_unet", params=nets.split(net)[1]), direct, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -73,33 +75,31 @@ def test_config_goes_through_json_to_the_same_architecture(name):
 
 
 @pytest.mark.parametrize("name", RATIOS)
-def test_a_fresh_ratio_network_knows_nothing_and_pulls_nowhere(name):
-    config = {"net": name, **SMALL[name]}
-    params = jax.jit(lambda: nets.split(nets.build(config, rngs=nnx.Rngs(0)))[1])()
-    graphdef, _ = nets.split(network(name))
+def test_a_fresh_ratio_network_is_zero_everywhere_and_a_trained_one_is_not(name):
+    params = nets.split(nets.build({"net": name, **SMALL[name]}, rngs=nnx.Rngs(0)))[1]
     x, noise, labels = inputs(name)
-    values, pull = jax.jit(lambda x: jax.vjp(lambda x: nets.merge(graphdef, params)(x, noise, labels), x))(x)
-    np.testing.assert_array_equal(values, np.zeros(3))
-    np.testing.assert_array_equal(pull(jnp.ones(3))[0], np.zeros_like(x))
+    for factor in (0.3, 10):
+        np.testing.assert_array_equal(run(name, factor * x, noise, labels, params=params), np.zeros(3))
+    assert run(name).shape == (3,)
+    assert run(name).all()
 
 
 @pytest.mark.parametrize("name", DENOISERS)
 def test_outputs_have_the_shape_of_inputs_and_depend_on_noise_and_label(name):
     x, noise, labels = inputs(name)
-    run = compiled(name)
-    base = run(x, noise, labels)
+    base = run(name)
     assert base.shape == x.shape
     assert base.dtype == jnp.float32
-    assert float(jnp.abs(run(x, noise + 0.5, labels) - base).max()) > 1e-4
-    assert float(jnp.abs(run(x, noise, (labels + 1) % 3) - base).max()) > 1e-4
+    assert float(jnp.abs(run(name, x, noise + 0.5, labels) - base).max()) > 1e-4
+    assert float(jnp.abs(run(name, x, noise, (labels + 1) % 3) - base).max()) > 1e-4
 
 
 @pytest.mark.parametrize("name", ["mlp", "dit"])
 def test_without_labels_a_conditional_network_is_unconditional(name):
-    x, noise, labels = inputs(name)
-    base = compiled(name)(x, noise, None)
+    x, noise, _ = inputs(name)
+    base = run(name, x, noise, None)
     assert jnp.isfinite(base).all()
-    assert float(jnp.abs(compiled(name)(x, noise, labels) - base).max()) > 1e-4
+    assert float(jnp.abs(run(name) - base).max()) > 1e-4
 
 
 @pytest.mark.parametrize("name", DENOISERS)
@@ -123,7 +123,7 @@ def test_a_full_width_ratio_network_takes_the_denoisers_encoder_as_it_is(name):
 
 @pytest.mark.parametrize("name", ["mlp", "mlp_ratio", "song_unet", "adm_unet_ratio", "dit"])
 def test_features_are_listed_by_block_and_finite(name):
-    features = compiled(name, "features")(*inputs(name))
+    features = run(name, method="features")
     names = network(name).block_names
     assert len(features) == len(names) == len(set(names))
     assert all(len(feature) == 3 and jnp.isfinite(feature).all() for feature in features)
@@ -131,51 +131,47 @@ def test_features_are_listed_by_block_and_finite(name):
 
 def test_the_last_features_decide_the_output():
     net = network("song_unet")
-    last = compiled("song_unet", "features")(*inputs("song_unet"))[-1]
-    output = compiled("song_unet")(*inputs("song_unet"))
-    np.testing.assert_allclose(output, net.out_conv(nnx.silu(net.out_norm(last))), atol=1e-5)
+    last = run("song_unet", method="features")[-1]
+    np.testing.assert_allclose(run("song_unet"), net.out_conv(nnx.silu(net.out_norm(last))), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mlp", "dit", "song_unet_ratio"])
 def test_bf16_bodies_stay_near_f32_and_keep_f32_weights_and_outputs(name):
     abstract = nets.abstract({"net": name, **SMALL[name], "precision": "bf16"})
     assert {leaf.dtype for leaf in jax.tree.leaves(nets.split(abstract)[1])} == {jnp.dtype("float32")}
-    exact, rounded = compiled(name)(*inputs(name)), compiled(name, precision="bf16")(*inputs(name))
+    exact, rounded = run(name), run(name, precision="bf16")
     assert rounded.dtype == jnp.float32
     assert 0 < float(jnp.abs(rounded - exact).max()) < 0.05 * float(jnp.abs(exact).max())
-    body = jax.eval_shape(compiled(name, "features", precision="bf16"), *inputs(name))
-    assert body[-1].dtype == jnp.bfloat16
+    assert jax.eval_shape(network(name, precision="bf16").features, *inputs(name))[-1].dtype == jnp.bfloat16
 
 
 def test_attention_pooling_starts_as_the_mean_and_then_chooses():
-    attention, params = nets.split(network("song_unet_ratio", pooling="attention"))
-    query = params["readout"].pop("query")["kernel"]
-    mean = nets.merge(nets.split(network("song_unet_ratio"))[0], params)
-    x = inputs("song_unet_ratio")
+    params = nets.split(network("song_unet_ratio", pooling="attention"))[1]
+    readout = dict(params["readout"])
+    query = readout.pop("query")["kernel"]
 
-    @jax.jit
-    def run(query):
-        return nets.merge(attention, {**params, "readout": {**params["readout"], "query": {"kernel": query}}})(*x)
+    def pooled(query):
+        changed = params | {"readout": readout | {"query": {"kernel": query}}}
+        return run("song_unet_ratio", params=changed, pooling="attention")
 
-    np.testing.assert_allclose(run(0 * query), jax.jit(mean)(*x), atol=1e-6)
-    assert float(jnp.abs(run(100 * query) - run(0 * query)).max()) > 1e-4
+    mean = run("song_unet_ratio", params=params | {"readout": readout})
+    np.testing.assert_allclose(pooled(0 * query), mean, atol=1e-6)
+    assert float(jnp.abs(pooled(100 * query) - mean).max()) > 1e-4
 
 
 def test_dropout_acts_only_with_a_key_and_keeps_the_mean():
-    net = network("song_unet_ratio", dropout=0.3)
-    x = inputs("song_unet_ratio")
-    np.testing.assert_array_equal(jax.jit(net)(*x), compiled("song_unet_ratio")(*x))
-    run = compiled("song_unet_ratio", dropout=0.3)
-    draws = [run(*x, dropout_key=jax.random.key(seed)) for seed in (0, 0, 1)]
+    draws = [run("song_unet_ratio", options={"dropout_key": jax.random.key(k)}, dropout=0.3) for k in (0, 0, 1)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).all()
 
-    block = net.enc["4x4_block0"]  # after its dropout all is linear
-    arguments = jax.random.normal(jax.random.key(1), (1, 4, 4, 8)), jnp.ones((1, 32))
-    keys = jax.random.split(jax.random.key(2), 4000)
-    many = jax.jit(jax.vmap(lambda key: block(*arguments, key)))(keys)
-    error = many.std(axis=0) / np.sqrt(len(many))
-    assert float((jnp.abs(many.mean(axis=0) - jax.jit(block)(*arguments)) / error).max()) < 5
+    block = network("song_unet_ratio", dropout=0.3).enc["4x4_block0"]
+    plain = network("song_unet_ratio").enc["4x4_block0"]
+    x = jax.random.normal(jax.random.key(1), (1, 4, 4, 8)), jnp.ones((1, 32))
+    exact = jax.jit(block)(*x)
+    np.testing.assert_array_equal(exact, jax.jit(plain)(*x))
+    many = jax.jit(jax.vmap(lambda key: block(*x, key)))(jax.random.split(jax.random.key(2), 4000))
+    error = many.std(axis=0) / np.sqrt(len(many))  # after dropout all is linear
+    assert float((jnp.abs(many.mean(axis=0) - exact) / error).max()) < 5
 
 
 def test_patches_are_cut_and_joined_without_loss_and_places_differ():
@@ -188,12 +184,35 @@ def test_patches_are_cut_and_joined_without_loss_and_places_differ():
 
 
 def test_a_fresh_dit_passes_its_tokens_through_and_gives_zero():
-    graphdef, params = nets.split(nets.build({"net": "dit", **SMALL["dit"]}, rngs=nnx.Rngs(0)))
-    net = nets.merge(graphdef, params)
-    stem, first, second = jax.jit(net.features)(*inputs("dit"))
+    params = nets.split(nets.build({"net": "dit", **SMALL["dit"]}, rngs=nnx.Rngs(0)))[1]
+    stem, first, second = run("dit", params=params, method="features")
     np.testing.assert_array_equal(first, stem)
     np.testing.assert_array_equal(second, stem)
-    assert not jax.jit(net)(*inputs("dit")).any()
+    assert not run("dit", params=params).any()
+
+
+def test_fresh_weights_have_edms_spread_and_do_not_repeat():
+    net = nets.build({"net": "song_unet", "base": 64, "mult": (1,), "blocks": 1, "attention": (32,)}, rngs=nnx.Rngs(0))
+    block = net.enc["32x32_block0"]
+    bound = np.sqrt(6 / (2 * 9 * 64))  # Glorot and Bengio 2010
+    kernel = np.asarray(block.conv0.kernel)
+    assert bound * 0.99 < np.abs(kernel).max() <= bound
+    assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.02)
+    assert np.abs(np.asarray(block.conv1.kernel)).max() <= 1e-5 * bound
+    qkv = np.asarray(block.qkv.kernel)
+    assert qkv.std() == pytest.approx(np.sqrt(0.2 * 2 / (64 + 192)), rel=0.02)
+    assert len({float(np.asarray(leaf).ravel()[0]) for leaf in (kernel, qkv, net.enc["32x32_conv"].kernel)}) == 3
+    assert len(np.unique(kernel)) > 0.99 * kernel.size
+
+
+def test_weights_follow_from_the_seed_alone_also_under_jit():
+    def weights(seed):
+        return nets.split(nets.build({"net": "mlp", "dim": 2, "hidden": 300}, rngs=nnx.Rngs(seed)))[1]
+
+    eager, again, traced, other = weights(3), weights(3), jax.jit(lambda: weights(3))(), weights(4)
+    jax.tree.map(np.testing.assert_array_equal, eager, again)
+    jax.tree.map(np.testing.assert_array_equal, eager, traced)
+    assert (eager["stem"]["kernel"] != other["stem"]["kernel"]).all()
 
 
 def test_presets_follow_the_data():
