@@ -10,6 +10,7 @@ from flax import nnx
 import onestep_diffusion as osd
 from onestep_diffusion import nets
 from onestep_diffusion.nets.dit import from_patches, position_table, to_patches
+from onestep_diffusion.nets.layers import Readout
 
 UNET = dict(image_size=4, channels=1, base=8, mult=(1, 2), blocks=1, attention=(2,), labels=3)
 SMALL = {
@@ -41,14 +42,24 @@ def network(name, **changes):
 
 
 @functools.cache
-def compiled(name, method, **changes):
+def compiled(name, **changes):
     graphdef, _ = nets.split(network(name, **changes))
-    return jax.jit(lambda params, *x, **options: getattr(nets.merge(graphdef, params), method)(*x, **options))
+
+    @jax.jit
+    def both(params, *x, **options):
+        net = nets.merge(graphdef, params)
+        return net(*x, **options), net.features(*x)
+
+    return both
 
 
-def run(name, *x, params=None, method="__call__", options=None, **changes):
+def run_both(name, *x, params=None, options=None, **changes):
     params = nets.split(network(name, **changes))[1] if params is None else params
-    return compiled(name, method, **changes)(params, *(x or inputs(name)), **(options or {}))
+    return compiled(name, **changes)(params, *(x or inputs(name)), **(options or {}))
+
+
+def run(name, *x, **options):
+    return run_both(name, *x, **options)[0]
 
 
 def inputs(name, n=3):
@@ -123,7 +134,7 @@ def test_a_full_width_ratio_network_takes_the_denoisers_encoder_as_it_is(name):
 
 @pytest.mark.parametrize("name", ["mlp", "mlp_ratio", "song_unet", "adm_unet_ratio", "dit"])
 def test_features_are_listed_by_block_and_finite(name):
-    features = run(name, method="features")
+    _, features = run_both(name)
     names = network(name).block_names
     assert len(features) == len(names) == len(set(names))
     assert all(len(feature) == 3 and jnp.isfinite(feature).all() for feature in features)
@@ -131,47 +142,52 @@ def test_features_are_listed_by_block_and_finite(name):
 
 def test_the_last_features_decide_the_output():
     net = network("song_unet")
-    last = run("song_unet", method="features")[-1]
-    np.testing.assert_allclose(run("song_unet"), net.out_conv(nnx.silu(net.out_norm(last))), atol=1e-5)
+    output, features = run_both("song_unet")
+    np.testing.assert_allclose(output, net.out_conv(nnx.silu(net.out_norm(features[-1]))), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mlp", "dit", "song_unet_ratio"])
 def test_bf16_bodies_stay_near_f32_and_keep_f32_weights_and_outputs(name):
     abstract = nets.abstract({"net": name, **SMALL[name], "precision": "bf16"})
     assert {leaf.dtype for leaf in jax.tree.leaves(nets.split(abstract)[1])} == {jnp.dtype("float32")}
-    exact, rounded = run(name), run(name, precision="bf16")
+    exact, (rounded, features) = run(name), run_both(name, precision="bf16")
     assert rounded.dtype == jnp.float32
+    assert features[-1].dtype == jnp.bfloat16
     assert 0 < float(jnp.abs(rounded - exact).max()) < 0.05 * float(jnp.abs(exact).max())
-    assert jax.eval_shape(network(name, precision="bf16").features, *inputs(name))[-1].dtype == jnp.bfloat16
 
 
 def test_attention_pooling_starts_as_the_mean_and_then_chooses():
-    params = nets.split(network("song_unet_ratio", pooling="attention"))[1]
-    readout = dict(params["readout"])
-    query = readout.pop("query")["kernel"]
-
-    def pooled(query):
-        changed = params | {"readout": readout | {"query": {"kernel": query}}}
-        return run("song_unet_ratio", params=changed, pooling="attention")
-
-    mean = run("song_unet_ratio", params=params | {"readout": readout})
-    np.testing.assert_allclose(pooled(0 * query), mean, atol=1e-6)
-    assert float(jnp.abs(pooled(100 * query) - mean).max()) > 1e-4
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 8))
+    mean, attention = (Readout(8, pooling, 1e-6, jnp.float32, rngs=nnx.Rngs(0)) for pooling in ("mean", "attention"))
+    for readout in (mean, attention):
+        readout.linear.kernel[...] = jnp.ones((8, 1))
+    np.testing.assert_allclose(attention(x), mean(x), atol=1e-5)
+    attention.query.kernel[...] = 100 * jnp.eye(8)[:, :1]  # looks where the first channel is largest
+    h = nnx.silu(mean.norm(x)).reshape(2, 9, 8)
+    chosen = h[jnp.arange(2), h[:, :, 0].argmax(axis=1)]
+    np.testing.assert_allclose(attention(x), chosen.sum(axis=1), atol=1e-2)
 
 
 def test_dropout_acts_only_with_a_key_and_keeps_the_mean():
-    draws = [run("song_unet_ratio", options={"dropout_key": jax.random.key(k)}, dropout=0.3) for k in (0, 0, 1)]
-    np.testing.assert_array_equal(draws[0], draws[1])
-    assert (draws[0] != draws[2]).all()
+    config = {"net": "song_unet_ratio", **UNET, "mult": (1,), "attention": ()}
+    graphdef, params = nets.split(nets.abstract({**config, "dropout": 0.3}))
+    dropping = nets.merge(graphdef, weights_like(params))
+    plain = nets.merge(nets.split(nets.abstract(config))[0], weights_like(params))
+    x = inputs("song_unet_ratio")
 
-    block = network("song_unet_ratio", dropout=0.3).enc["4x4_block0"]
-    plain = network("song_unet_ratio").enc["4x4_block0"]
-    x = jax.random.normal(jax.random.key(1), (1, 4, 4, 8)), jnp.ones((1, 32))
-    exact = jax.jit(block)(*x)
-    np.testing.assert_array_equal(exact, jax.jit(plain)(*x))
-    many = jax.jit(jax.vmap(lambda key: block(*x, key)))(jax.random.split(jax.random.key(2), 4000))
-    error = many.std(axis=0) / np.sqrt(len(many))  # after dropout all is linear
+    @jax.jit
+    def last_block(keys):
+        drawn = jax.vmap(lambda key: dropping._encode(x[0], dropping.embedding(*x[1:]), key)[-1])(keys)
+        return drawn, dropping.features(*x)[-1], plain.features(*x)[-1]
+
+    many, without_key, exact = last_block(jax.random.split(jax.random.key(2), 4000))
+    np.testing.assert_array_equal(without_key, exact)
+    error = many.std(axis=0) / np.sqrt(len(many))  # all that follows dropout in a block is linear
+    assert float(error.min()) > 0
     assert float((jnp.abs(many.mean(axis=0) - exact) / error).max()) < 5
+    with_key = jax.jit(lambda seed: dropping(*x, dropout_key=jax.random.key(seed)))
+    assert (with_key(0) == with_key(0)).all()
+    assert (with_key(0) != with_key(1)).all()
 
 
 def test_patches_are_cut_and_joined_without_loss_and_places_differ():
@@ -185,10 +201,10 @@ def test_patches_are_cut_and_joined_without_loss_and_places_differ():
 
 def test_a_fresh_dit_passes_its_tokens_through_and_gives_zero():
     params = nets.split(nets.build({"net": "dit", **SMALL["dit"]}, rngs=nnx.Rngs(0)))[1]
-    stem, first, second = run("dit", params=params, method="features")
+    output, (stem, first, second) = run_both("dit", params=params)
     np.testing.assert_array_equal(first, stem)
     np.testing.assert_array_equal(second, stem)
-    assert not run("dit", params=params).any()
+    assert not output.any()
 
 
 def test_fresh_weights_have_edms_spread_and_do_not_repeat():

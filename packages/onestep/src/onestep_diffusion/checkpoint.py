@@ -206,7 +206,8 @@ def save_model(path: str | os.PathLike[str], model: Model, *, dtype: str = "floa
     settings = {field.name: getattr(model, field.name) for field in fields(model) if field.name != "net"}
     config = {"format": FORMAT, "kind": kind, "net": nets.config(model.net), **settings}
     leaves = jax.tree_util.tree_leaves_with_path(model.params)
-    arrays = {dotted(place): np.asarray(leaf, dtype) for place, leaf in leaves}
+    with np.errstate(over="ignore"):  # found below
+        arrays = {dotted(place): np.asarray(leaf, dtype) for place, leaf in leaves}
     broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]
     if broken:
         raise CheckpointError(f"{path}: {_some(broken)} not finite in {dtype}")
