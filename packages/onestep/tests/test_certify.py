@@ -37,7 +37,7 @@ def coverage(seed, distort):
     for trial in range(200):
         p, q = Mixture(rng), Mixture(rng)
         bend, shift = distort * rng.normal(size=2)
-        d, s = ((1 + bend) * (p.log_prob(x) - q.log_prob(x)) + shift for x in (p.sample(rng, 400), q.sample(rng, 300)))
+        d, s = ((1 + bend) * (p.log_prob(x) - q.log_prob(x)) + shift for x in (p.sample(rng, 300), q.sample(rng, 200)))
         out = osd.certify(np.clip(d, -5, 5), np.clip(s, -5, 5), n_boot=200, seed=trial)
         held.append(np.array([out.js_lower, out.kl_lower, out.rkl_lower]) <= divergences(p, q))
     return np.mean(held, axis=0)
@@ -56,8 +56,8 @@ def test_the_js_bound_holds_as_often_as_it_says_for_the_exact_ratio():
 def test_the_js_estimate_of_the_exact_ratio_is_the_divergence():
     rng = np.random.default_rng(2)
     p, q = Mixture(rng), Mixture(rng)
-    d, s = (p.log_prob(x) - q.log_prob(x) for x in (p.sample(rng, 50_000), q.sample(rng, 50_000)))
-    out = osd.certify(d, s, n_boot=200)
+    d, s = (p.log_prob(x) - q.log_prob(x) for x in (p.sample(rng, 20_000), q.sample(rng, 20_000)))
+    out = osd.certify(d, s, n_boot=100)
     js, kl, rkl = divergences(p, q)
     assert out.js == pytest.approx(js, abs=0.01)
     assert out.js_lower < out.js
@@ -69,8 +69,8 @@ def test_the_js_estimate_of_the_exact_ratio_is_the_divergence():
 
 def test_intervals_narrow_as_the_root_of_the_sample_size():
     rng = np.random.default_rng(3)
-    d, s = rng.normal(0.5, 1, 40_000), rng.normal(-0.5, 1, 40_000)
-    widths = [np.diff(osd.certify(d[:n], s[:n], n_boot=300).js_interval)[0] for n in (2_500, 40_000)]
+    d, s = rng.normal(0.5, 1, 16_000), rng.normal(-0.5, 1, 16_000)
+    widths = [np.diff(osd.certify(d[:n], s[:n], n_boot=300).js_interval)[0] for n in (1_000, 16_000)]
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.2)
 
 
@@ -122,7 +122,7 @@ def test_a_ratio_that_knows_nothing_proves_nothing():
     assert out.ece == pytest.approx(0)
 
 
-def test_the_seed_decides_and_blocks_do_not(monkeypatch):
+def test_the_seed_decides():
     rng = np.random.default_rng(8)
     d, s = rng.normal(size=(2, 100))
     assert osd.certify(d, s, seed=1) == osd.certify(d, s, seed=1)

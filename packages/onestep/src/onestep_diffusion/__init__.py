@@ -8,6 +8,9 @@ __version__ = "0.1.0"
 # Where each public name lives. Resolved on first use, so that `onestep-diffusion --help` does not import jax.
 _HOME: dict[str, list[str]] = {
     "certificate": ["Certificate", "certify", "reliability"],
+    "checkpoint": ["Checkpoints", "Restored", "load_model", "save_model"],
+    "convert": ["load_edm"],
+    "denoiser": ["Denoiser", "Generator", "Ratio", "denoise", "log_ratio"],
     "divergences": ["Divergence", "divergence", "list_divergences"],
     "errors": ["CheckpointError", "ConfigError", "DataError", "DivergedError", "OnestepError"],
     "generator": [
@@ -21,6 +24,7 @@ _HOME: dict[str, list[str]] = {
         "zero_nonfinite",
     ],
     "metrics": ["fid", "frechet_distance", "kid", "mmd2", "mode_stats", "prdc", "sliced_wasserstein"],
+    "nets": ["count_parameters"],
     "noise": ["Fixed", "Karras", "LogNormal", "LogUniform", "SigmaLaw", "karras_sigmas", "parse_sigma_law"],
     "oracle": ["EmpiricalOracle", "GaussianMixture", "exact_log_ratio"],
     "precondition": ["edm_loss_weight", "edm_precond", "ratio_decay"],

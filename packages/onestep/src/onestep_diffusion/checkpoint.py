@@ -206,7 +206,8 @@ def save_model(path: str | os.PathLike[str], model: Model, *, dtype: str = "floa
     settings = {field.name: getattr(model, field.name) for field in fields(model) if field.name != "net"}
     config = {"format": FORMAT, "kind": kind, "net": nets.config(model.net), **settings}
     leaves = jax.tree_util.tree_leaves_with_path(model.params)
-    arrays = {dotted(place): np.asarray(leaf, dtype) for place, leaf in leaves}
+    with np.errstate(over="ignore"):  # found below
+        arrays = {dotted(place): np.asarray(leaf, dtype) for place, leaf in leaves}
     broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]
     if broken:
         raise CheckpointError(f"{path}: {_some(broken)} not finite in {dtype}")
@@ -265,8 +266,7 @@ def fill(net: Any, arrays: Mapping[str, np.ndarray], path: object) -> Any:
     wanted = {dotted(place): leaf.shape for place, leaf in jax.tree_util.tree_leaves_with_path(params)}
     missing, unknown = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
     if missing or unknown:
-        lines = [f"lacks {_some(missing)}"] * bool(missing) + [f"has unknown {_some(unknown)}"] * bool(unknown)
-        raise CheckpointError(f"{path} {' and '.join(lines)}")
+        raise CheckpointError(f"{path} {misfit(missing, unknown)}")
     wrong = [
         f"{name} {arrays[name].shape} for {shape}" for name, shape in wanted.items() if arrays[name].shape != shape
     ]
@@ -274,6 +274,12 @@ def fill(net: Any, arrays: Mapping[str, np.ndarray], path: object) -> Any:
         raise CheckpointError(f"{path} has tensors of other shapes: {_some(wrong)}")
     filled = jax.tree_util.tree_map_with_path(lambda place, _: jnp.asarray(arrays[dotted(place)], jnp.float32), params)
     return nets.merge(graphdef, filled)
+
+
+def misfit(missing: Collection[str], unknown: Collection[str]) -> str:
+    """What is wrong with a set of tensors, as the end of a sentence."""
+    lines = [f"lacks {_some(missing)}"] * bool(missing) + [f"has unknown {_some(unknown)}"] * bool(unknown)
+    return " and ".join(lines)
 
 
 def dotted(place: tuple[Any, ...]) -> str:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from . import nets
-from .checkpoint import dotted, fill, read_safetensors
+from .checkpoint import dotted, fill, misfit, read_safetensors
 from .denoiser import Denoiser
 from .errors import CheckpointError
 
@@ -41,7 +41,7 @@ def load_edm(path: str | os.PathLike[str], *, precision: str = "f32") -> Denoise
     unknown = sorted(tensors.keys() - set(sources.values()))
     missing = sorted(set(sources.values()) - tensors.keys())
     if missing or unknown:
-        raise CheckpointError(f"{path} is no whole DDPM++ or ADM: lacks {missing[:3]}, has unknown {unknown[:3]}")
+        raise CheckpointError(f"{path} is no DDPM++ or ADM: it {misfit(missing, unknown)}")
     heads = {
         f"{half}.{name}": block.heads
         for half in ("enc", "dec")

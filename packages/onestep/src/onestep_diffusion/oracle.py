@@ -70,12 +70,12 @@ class GaussianMixture:
         """E[clean | noised = x]: sum_k P(k | x) (sigma^2 mu_k + s_k^2 x) / (s_k^2 + sigma^2)."""
         joint, variance = self._joint(x, sigma)
         share = softmax(joint, axis=1) / variance
-        noise = jnp.reshape(jnp.asarray(sigma, x.dtype), (-1, 1)) ** 2
+        noise = jnp.reshape(jnp.asarray(sigma, float), (-1, 1)) ** 2
         return noise * _matmul(share, self.means) + (share * self.scales**2).sum(1, keepdims=True) * x
 
     def _joint(self, x: Points, sigma: Levels) -> tuple[Array, Array]:
         """log P(k, x) and the variances; the distances are differences squared, as small sigma needs."""
-        variance = self.scales**2 + jnp.reshape(jnp.asarray(sigma, x.dtype), (-1, 1)) ** 2
+        variance = self.scales**2 + jnp.reshape(jnp.asarray(sigma, float), (-1, 1)) ** 2
         square = ((x[:, None, :] - self.means) ** 2).sum(-1)
         log_normal = -0.5 * (square / variance + x.shape[1] * jnp.log(2 * math.pi * variance))
         return jnp.log(self.weights) + log_normal, variance
@@ -121,7 +121,7 @@ class EmpiricalOracle:
 def _by_row(method: str, points: Points, x: Points, sigma: Levels, chunk: int) -> Array:
     """A method of the mixture of points without width. XLA fuses differences, squares and sum: no (chunk, m, d)."""
     law = GaussianMixture(jnp.ones(len(points)), points, jnp.zeros(len(points)))
-    rows = (x, jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1]))
+    rows = (x, jnp.broadcast_to(jnp.asarray(sigma, float), x.shape[:1]))
     return jax.lax.map(lambda row: getattr(law, method)(row[0][None], row[1][None])[0], rows, batch_size=chunk)
 
 

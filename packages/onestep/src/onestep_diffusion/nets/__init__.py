@@ -83,7 +83,7 @@ def preset(name: str, shape: Sequence[int], labels: int = 0) -> dict[str, Any]:
 
 
 def build(config: Mapping[str, Any], *, rngs: nnx.Rngs) -> Any:
-    """A network with fresh weights from {"net": name, setting: value, ...}.
+    """A network with fresh weights from {"net": name, setting: value, ...}. Compiles slowly under jit: call it outside.
 
     Raises ConfigError for an unknown network or setting, a missing one, and values out of range.
     """

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.nn.initializers import normal, variance_scaling, zeros
-from jaxtyping import Array
+from jax.nn.initializers import zeros
 
 from ..shapes import PerSample
-from .layers import Labels, Vectors, one_hot, positional_embedding
+from .layers import Labels, Vectors, fan_uniform, normal, one_hot, positional_embedding, uniform
 from .unet import Style, UNet, UNetRatio
 
-LECUN_THIRD = variance_scaling(1 / 3, "fan_in", "uniform")
+LECUN_THIRD = fan_uniform(1 / 3, "in")
 
 
 class ADMEmbedding(nnx.Module):
@@ -22,10 +19,7 @@ class ADMEmbedding(nnx.Module):
 
     def __init__(self, base: int, labels: int, augment: int, *, rngs: nnx.Rngs) -> None:
         def linear(into: int, out: int) -> nnx.Linear:
-            def bias(key: Array, shape: tuple[int, ...], dtype: type = jnp.float32) -> Array:
-                return jax.random.uniform(key, shape, dtype, -(into**-0.5), into**-0.5)
-
-            return nnx.Linear(into, out, kernel_init=LECUN_THIRD, bias_init=bias, rngs=rngs)
+            return nnx.Linear(into, out, kernel_init=LECUN_THIRD, bias_init=uniform(into**-0.5), rngs=rngs)
 
         self.base, self.labels = base, labels
         self.map_augment = nnx.Linear(augment, base, use_bias=False, kernel_init=zeros, rngs=rngs) if augment else None

@@ -5,13 +5,25 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.nn.initializers import normal, xavier_uniform, zeros
+from jax.nn.initializers import zeros
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..shapes import PerSample
-from .layers import Images, Labels, Tokens, Vectors, attend, body_dtype, check_settings, fourier_embedding
+from .layers import (
+    Images,
+    Labels,
+    Tokens,
+    Vectors,
+    attend,
+    body_dtype,
+    check_settings,
+    fan_uniform,
+    fourier_embedding,
+    normal,
+)
 
+XAVIER = fan_uniform(1.0, "mean")
 EMBEDDING = 256  # Fourier features of the noise level
 
 
@@ -49,7 +61,7 @@ class DiTBlock(nnx.Module):
 
     def __init__(self, width: int, heads: int, dtype: type, *, rngs: nnx.Rngs) -> None:
         def linear(into: int, out: int) -> nnx.Linear:
-            return nnx.Linear(into, out, kernel_init=xavier_uniform(), dtype=dtype, rngs=rngs)
+            return nnx.Linear(into, out, kernel_init=XAVIER, dtype=dtype, rngs=rngs)
 
         self.heads = heads
         self.norm0, self.norm1 = layer_norm(width, dtype, rngs), layer_norm(width, dtype, rngs)
@@ -93,7 +105,7 @@ class DiTTrunk(nnx.Module):
         self.map_layer0 = nnx.Linear(EMBEDDING, width, kernel_init=small, rngs=rngs)
         self.map_layer1 = nnx.Linear(width, width, kernel_init=small, rngs=rngs)
         self.map_label = nnx.Embed(labels, width, embedding_init=small, rngs=rngs) if labels else None
-        self.stem = nnx.Linear(patch**2 * channels, width, kernel_init=xavier_uniform(), dtype=self.dtype, rngs=rngs)
+        self.stem = nnx.Linear(patch**2 * channels, width, kernel_init=XAVIER, dtype=self.dtype, rngs=rngs)
         for index in range(depth):
             setattr(self, f"block{index}", DiTBlock(width, heads, self.dtype, rngs=rngs))
         self.norm = layer_norm(width, self.dtype, rngs)

@@ -6,10 +6,13 @@ readouts stay in f32. No network holds random state: dropout takes a key.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.nn.initializers import zeros
 from jaxtyping import Array, Float, Int
@@ -23,6 +26,49 @@ Tokens = Float[Array, "n t width"]
 Features = Float[Array, "n *positions c"]
 Labels = Int[Array, " n"] | None
 DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
+
+Initializer = Callable[..., Array]  # (key, shape, dtype) -> weights
+
+_BLOCK = 2**16
+
+
+def fan_uniform(scale: float, fan: str) -> Initializer:
+    """Uniform weights of variance scale / fan; fan is `in`, `out` or the `mean` of both. The last axis is outputs."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        into, out = math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
+        bound = math.sqrt(3 * scale / {"in": into, "out": out, "mean": (into + out) / 2}[fan])
+        return _draw(_uniform_block, bound, key, shape, dtype)
+
+    return init
+
+
+def uniform(bound: float) -> Initializer:
+    """Uniform between -bound and bound."""
+    return lambda key, shape, dtype=jnp.float32: _draw(_uniform_block, bound, key, shape, dtype)
+
+
+def normal(deviation: float) -> Initializer:
+    """Normal with this standard deviation."""
+    return lambda key, shape, dtype=jnp.float32: _draw(_normal_block, deviation, key, shape, dtype)
+
+
+def _draw(block: Callable[[Array], Array], factor: float, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Weights of any shape from blocks of one shape: else each new shape costs a compilation of the random numbers."""
+    size = math.prod(shape)
+    blocks = [block(jax.random.fold_in(key, index)) for index in range(math.ceil(size / _BLOCK))]
+    lib: Any = jnp if isinstance(blocks[0], jax.core.Tracer) else np
+    return jnp.asarray(lib.concatenate(blocks)[:size].reshape(shape) * factor, dtype)
+
+
+@jax.jit
+def _uniform_block(key: Array) -> Array:
+    return jax.random.uniform(key, (_BLOCK,), minval=-1.0)
+
+
+@jax.jit
+def _normal_block(key: Array) -> Array:
+    return jax.random.normal(key, (_BLOCK,))
 
 
 def body_dtype(precision: str) -> Any:

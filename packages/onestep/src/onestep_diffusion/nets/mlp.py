@@ -8,8 +8,9 @@ from jax.nn.initializers import zeros
 from jaxtyping import Array
 
 from ..shapes import PerSample, Points
-from .layers import Labels, Vectors, body_dtype, check_settings, fourier_embedding, one_hot
+from .layers import Labels, Vectors, body_dtype, check_settings, fan_uniform, fourier_embedding, one_hot
 
+LECUN = fan_uniform(1.0, "in")
 EMBEDDING = 64  # Fourier features of the noise level
 
 
@@ -18,9 +19,9 @@ class MLPBlock(nnx.Module):
 
     def __init__(self, hidden: int, dtype: type, *, rngs: nnx.Rngs) -> None:
         self.norm = nnx.LayerNorm(hidden, use_bias=False, use_scale=False, dtype=dtype, rngs=rngs)
-        self.modulation = nnx.Linear(hidden, 2 * hidden, dtype=dtype, rngs=rngs)
-        self.linear0 = nnx.Linear(hidden, hidden, dtype=dtype, rngs=rngs)
-        self.linear1 = nnx.Linear(hidden, hidden, dtype=dtype, rngs=rngs)
+        self.modulation = nnx.Linear(hidden, 2 * hidden, dtype=dtype, kernel_init=LECUN, rngs=rngs)
+        self.linear0 = nnx.Linear(hidden, hidden, dtype=dtype, kernel_init=LECUN, rngs=rngs)
+        self.linear1 = nnx.Linear(hidden, hidden, dtype=dtype, kernel_init=LECUN, rngs=rngs)
 
     def __call__(self, h: Vectors, embedding: Vectors) -> Vectors:
         """(n, hidden), (n, hidden) -> (n, hidden)."""
@@ -38,10 +39,10 @@ class MLPTrunk(nnx.Module):
         # Constructor arguments are kept under their names: `nets.config` reads them back.
         self.dim, self.hidden, self.blocks, self.labels, self.precision = dim, hidden, blocks, labels, precision
         self.dtype = body_dtype(precision)
-        self.map_layer0 = nnx.Linear(EMBEDDING, hidden, rngs=rngs)
-        self.map_layer1 = nnx.Linear(hidden, hidden, rngs=rngs)
-        self.map_label = nnx.Linear(labels, hidden, use_bias=False, rngs=rngs) if labels else None
-        self.stem = nnx.Linear(dim, hidden, dtype=self.dtype, rngs=rngs)
+        self.map_layer0 = nnx.Linear(EMBEDDING, hidden, kernel_init=LECUN, rngs=rngs)
+        self.map_layer1 = nnx.Linear(hidden, hidden, kernel_init=LECUN, rngs=rngs)
+        self.map_label = nnx.Linear(labels, hidden, use_bias=False, kernel_init=LECUN, rngs=rngs) if labels else None
+        self.stem = nnx.Linear(dim, hidden, dtype=self.dtype, kernel_init=LECUN, rngs=rngs)
         for index in range(blocks):
             setattr(self, f"block{index}", MLPBlock(hidden, self.dtype, rngs=rngs))
         self.out = nnx.Linear(hidden, outputs, kernel_init=zeros, rngs=rngs)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn.initializers import variance_scaling
 
 from ..shapes import PerSample
-from .layers import Labels, Vectors, one_hot, positional_embedding
+from .layers import Labels, Vectors, fan_uniform, one_hot, positional_embedding
 from .unet import Style, UNet, UNetRatio
 
-XAVIER = variance_scaling(1.0, "fan_avg", "uniform")
+XAVIER = fan_uniform(1.0, "mean")
 
 
 class SongEmbedding(nnx.Module):
@@ -49,8 +48,8 @@ DDPMPP = Style(
     head_channels=None,
     attend_throughout=False,
     kernel=XAVIER,
-    kernel_attention=variance_scaling(0.2, "fan_avg", "uniform"),
-    kernel_last=variance_scaling(1e-10, "fan_avg", "uniform"),
+    kernel_attention=fan_uniform(0.2, "mean"),
+    kernel_last=fan_uniform(1e-10, "mean"),
     bias_bound=0.0,
 )
 

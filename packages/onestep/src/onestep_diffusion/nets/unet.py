@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from ..shapes import PerSample
 from .layers import (
     Images,
+    Initializer,
     Labels,
     Readout,
     Vectors,
@@ -28,6 +29,7 @@ from .layers import (
     check_settings,
     downsample,
     group_norm,
+    uniform,
     upsample,
 )
 
@@ -43,17 +45,16 @@ class Style:
     project_resampled: bool  # a block that resamples has a projection on its skip, even between equal widths
     head_channels: int | None  # channels of an attention head; None: one head
     attend_throughout: bool  # on the way up every block of a level with attention attends; else only the last
-    kernel: Callable[..., Array]
-    kernel_attention: Callable[..., Array]
-    kernel_last: Callable[..., Array]
+    kernel: Initializer
+    kernel_attention: Initializer
+    kernel_last: Initializer
     bias_bound: float  # biases start uniform within this over the square root of the fan-in
 
-    def linear(self, into: int, out: int, dtype: Any, rngs: nnx.Rngs, kernel: Any = None, **options: Any) -> nnx.Linear:
+    def linear(self, into: int, out: int, dtype: Any, rngs: nnx.Rngs, kernel: Any = None) -> nnx.Linear:
         """Also the style's 1 x 1 convolution."""
         init = kernel or self.kernel
-        return nnx.Linear(
-            into, out, kernel_init=init, bias_init=self._bias(init, into), dtype=dtype, rngs=rngs, **options
-        )
+        bias = self._bias(init, into)
+        return nnx.Linear(into, out, kernel_init=init, bias_init=bias, dtype=dtype, rngs=rngs)
 
     def conv(self, into: int, out: int, dtype: Any, rngs: nnx.Rngs, kernel: Any = None) -> nnx.Conv:
         """3 x 3."""
@@ -62,10 +63,8 @@ class Style:
         return nnx.Conv(into, out, (3, 3), kernel_init=init, bias_init=bias, dtype=dtype, rngs=rngs)
 
     def _bias(self, kernel: Any, fan_in: int) -> Any:
-        if self.bias_bound == 0 or kernel is self.kernel_last:
-            return zeros
-        bound = self.bias_bound / math.sqrt(fan_in)
-        return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+        silent = self.bias_bound == 0 or kernel is self.kernel_last
+        return zeros if silent else uniform(self.bias_bound / math.sqrt(fan_in))
 
 
 class ResidualBlock(nnx.Module):
