@@ -99,7 +99,7 @@ def positional_embedding(noise: PerSample, channels: int, *, endpoint: bool) -> 
 
 def fourier_embedding(noise: PerSample, channels: int) -> Vectors:
     """cos and sin of c_noise at channels/2 frequencies from 1/8 to 8 periods a unit, that is a factor e^4 in sigma."""
-    angle = 2 * jnp.pi * noise[:, None] * 2.0 ** jnp.linspace(-3.0, 3.0, channels // 2)
+    angle = 2 * jnp.pi * noise[:, None] * 2.0 ** jnp.linspace(-3.0, 1.0, channels // 2)
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
 
 

@@ -15,13 +15,16 @@ EMBEDDING = 64  # Fourier features of the noise level
 
 
 class MLPBlock(nnx.Module):
-    """h + Linear SiLU Linear ((1 + scale) LayerNorm h + shift), scale and shift linear in the embedding."""
+    """h + Linear SiLU Linear ((1 + scale) LayerNorm h + shift), scale and shift linear in the embedding.
+
+    The identity at the start.
+    """
 
     def __init__(self, hidden: int, dtype: type, *, rngs: nnx.Rngs) -> None:
         self.norm = nnx.LayerNorm(hidden, use_bias=False, use_scale=False, dtype=dtype, rngs=rngs)
         self.modulation = nnx.Linear(hidden, 2 * hidden, dtype=dtype, kernel_init=LECUN, rngs=rngs)
         self.linear0 = nnx.Linear(hidden, hidden, dtype=dtype, kernel_init=LECUN, rngs=rngs)
-        self.linear1 = nnx.Linear(hidden, hidden, dtype=dtype, kernel_init=LECUN, rngs=rngs)
+        self.linear1 = nnx.Linear(hidden, hidden, dtype=dtype, kernel_init=zeros, rngs=rngs)
 
     def __call__(self, h: Vectors, embedding: Vectors) -> Vectors:
         """(n, hidden), (n, hidden) -> (n, hidden)."""
@@ -30,7 +33,7 @@ class MLPBlock(nnx.Module):
 
 
 class MLPTrunk(nnx.Module):
-    """Everything but the last layer; it has no activation, so what is linear in x passes straight through."""
+    """Everything but the last layer, which follows a LayerNorm and SiLU."""
 
     def __init__(
         self, dim: int, hidden: int, blocks: int, labels: int, precision: str, outputs: int, *, rngs: nnx.Rngs
@@ -45,7 +48,8 @@ class MLPTrunk(nnx.Module):
         self.stem = nnx.Linear(dim, hidden, dtype=self.dtype, kernel_init=LECUN, rngs=rngs)
         for index in range(blocks):
             setattr(self, f"block{index}", MLPBlock(hidden, self.dtype, rngs=rngs))
-        self.out = nnx.Linear(hidden, outputs, kernel_init=zeros, rngs=rngs)
+        self.norm = nnx.LayerNorm(hidden, use_bias=False, use_scale=False, rngs=rngs)
+        self.out = nnx.Linear(hidden, outputs, kernel_init=LECUN if outputs > 1 else zeros, rngs=rngs)
 
     @property
     def shape(self) -> tuple[int]:
@@ -68,6 +72,9 @@ class MLPTrunk(nnx.Module):
             outputs.append(getattr(self, f"block{index}")(outputs[-1], e))
         return outputs
 
+    def _last(self, x: Points, noise: PerSample, labels: Labels) -> Array:
+        return self.out(nnx.silu(self.norm(self.features(x, noise, labels)[-1].astype(jnp.float32))))
+
 
 class MLPDenoiser(MLPTrunk):
     """The denoising network F for vectors; zero at the start.
@@ -89,7 +96,7 @@ class MLPDenoiser(MLPTrunk):
 
         labels: (n,) integers below `labels`, or None.
         """
-        return self.out(self.features(x, noise, labels)[-1].astype(jnp.float32))
+        return self._last(x, noise, labels)
 
     def ratio_head(self, width: float = 0.5, *, rngs: nnx.Rngs) -> MLPRatio:
         """A fresh ratio network for the same vectors and labels with `width` times the hidden units and two blocks."""
@@ -107,4 +114,4 @@ class MLPRatio(MLPTrunk):
 
     def __call__(self, x: Points, noise: PerSample, labels: Labels = None) -> Array:
         """Logits (n,) in f32; arguments as of the denoising network."""
-        return self.out(self.features(x, noise, labels)[-1].astype(jnp.float32))[:, 0]
+        return self._last(x, noise, labels)[:, 0]
