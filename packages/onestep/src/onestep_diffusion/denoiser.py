@@ -207,8 +207,10 @@ class Generator(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sigma_init > 0 or self.few_steps < 1:
-            raise ConfigError(f"sigma_init={self.sigma_init} and few_steps={self.few_steps} have to be positive")
+        if not self.sigma_init > 0:
+            raise ConfigError(f"sigma_init has to be positive; got {self.sigma_init}")
+        if self.few_steps < 1:
+            raise ConfigError(f"few_steps has to be at least 1; got {self.few_steps}")
 
     def __call__(self, z: Batch, labels: Array | None = None) -> Batch:
         """Standard normal z (n, *shape) -> samples (n, *shape) in the network's units. DataError on shape."""

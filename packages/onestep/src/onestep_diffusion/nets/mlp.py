@@ -49,7 +49,7 @@ class MLPTrunk(nnx.Module):
         for index in range(blocks):
             setattr(self, f"block{index}", MLPBlock(hidden, self.dtype, rngs=rngs))
         self.norm = nnx.LayerNorm(hidden, use_bias=False, use_scale=False, rngs=rngs)
-        self.out = nnx.Linear(hidden, outputs, kernel_init=LECUN if outputs > 1 else zeros, rngs=rngs)
+        self.out = nnx.Linear(hidden, outputs, kernel_init=zeros, rngs=rngs)
 
     @property
     def shape(self) -> tuple[int]:
