@@ -10,10 +10,9 @@ from onestep_diffusion import nets
 
 
 def random_net(kind=nets.MLPDenoiser, dim=3, labels=0):
-    net = kind(dim, hidden=16, blocks=1, labels=labels, rngs=nnx.Rngs(0))
-    kernel = net.out.kernel
-    kernel[...] = jax.random.normal(jax.random.key(1), kernel.shape)  # it starts at zero
-    return net
+    graphdef, params = nets.split(kind(dim, hidden=16, blocks=1, labels=labels, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)  # fresh networks have layers that are zero
+    return nets.merge(graphdef, jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape) / 4, jnp.float32), params))
 
 
 def test_denoise_is_edms_equation_seven():

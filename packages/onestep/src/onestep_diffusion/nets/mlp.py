@@ -21,7 +21,7 @@ class MLPBlock(nnx.Module):
         self.norm = nnx.LayerNorm(hidden, use_bias=False, use_scale=False, dtype=dtype, rngs=rngs)
         self.modulation = nnx.Linear(hidden, 2 * hidden, dtype=dtype, kernel_init=LECUN, rngs=rngs)
         self.linear0 = nnx.Linear(hidden, hidden, dtype=dtype, kernel_init=LECUN, rngs=rngs)
-        self.linear1 = nnx.Linear(hidden, hidden, dtype=dtype, kernel_init=LECUN, rngs=rngs)
+        self.linear1 = nnx.Linear(hidden, hidden, dtype=dtype, kernel_init=zeros, rngs=rngs)
 
     def __call__(self, h: Vectors, embedding: Vectors) -> Vectors:
         """(n, hidden), (n, hidden) -> (n, hidden)."""
