@@ -74,7 +74,7 @@ def test_samples_follow_from_seed_and_place_and_not_from_batches():
         assert whole.dtype == np.float32
         np.testing.assert_array_equal(whole, draw(10, seed=5))
         np.testing.assert_allclose(whole, draw(10, seed=5, batch=4), atol=1e-4)
-        np.testing.assert_allclose(whole[:7], draw(7, seed=5), atol=1e-4)
+        np.testing.assert_allclose(whole[:7], draw(7, seed=5, batch=4), atol=1e-4)
         assert np.abs(whole - draw(10, seed=6)).min() > 0
 
 
