@@ -99,7 +99,7 @@ def score_difference_target(
     the target +2 omega noise/sigma with weight S(-l), student samples -2 omega noise/sigma with weight S(l), in equal
     numbers. Exact for the exact log ratio l; a calibrated estimate of it is what is needed.
     """
-    sigma = jnp.broadcast_to(jnp.asarray(sigma, noise.dtype), noise.shape[:1])
+    sigma = jnp.broadcast_to(jnp.asarray(sigma, float), noise.shape[:1])
     sign = 1 if from_data else -1
     scale = 2 * sign * omega_weight(omega, sigma, sigma_data) / sigma
     return per_sample(scale, noise) * noise, jax.nn.sigmoid(-sign * log_r)

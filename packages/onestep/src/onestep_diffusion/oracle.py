@@ -6,7 +6,7 @@ Everything is a function of x at noise level sigma, x_sigma = x + sigma N(0, I);
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -45,9 +45,9 @@ class GaussianMixture:
             shapes = f"{self.weights.shape}, {self.means.shape}, {self.scales.shape}"
             raise ConfigError(f"weights, means, scales have to be (K,), (K, d), (K,); got {shapes}")
         if not any(isinstance(v, jax.core.Tracer) for v in (self.weights, self.means, self.scales)):
-            _check("weights", self.weights, "positive", self.weights > 0)
+            _check("weights", self.weights, "positive and finite", self.weights > 0)
             _check("means", self.means, "finite", True)
-            _check("scales", self.scales, "zero or more", self.scales >= 0)
+            _check("scales", self.scales, "zero or more and finite", self.scales >= 0)
         self.weights = self.weights / self.weights.sum()
 
     def sample(self, key: Array, n: int) -> Points:
@@ -70,12 +70,12 @@ class GaussianMixture:
         """E[clean | noised = x]: sum_k P(k | x) (sigma^2 mu_k + s_k^2 x) / (s_k^2 + sigma^2)."""
         joint, variance = self._joint(x, sigma)
         share = softmax(joint, axis=1) / variance
-        noise = jnp.reshape(jnp.asarray(sigma, x.dtype), (-1, 1)) ** 2
+        noise = jnp.reshape(jnp.asarray(sigma, float), (-1, 1)) ** 2
         return noise * _matmul(share, self.means) + (share * self.scales**2).sum(1, keepdims=True) * x
 
     def _joint(self, x: Points, sigma: Levels) -> tuple[Array, Array]:
         """log P(k, x) and the variances; the distances are differences squared, as small sigma needs."""
-        variance = self.scales**2 + jnp.reshape(jnp.asarray(sigma, x.dtype), (-1, 1)) ** 2
+        variance = self.scales**2 + jnp.reshape(jnp.asarray(sigma, float), (-1, 1)) ** 2
         square = ((x[:, None, :] - self.means) ** 2).sum(-1)
         log_normal = -0.5 * (square / variance + x.shape[1] * jnp.log(2 * math.pi * variance))
         return jnp.log(self.weights) + log_normal, variance
@@ -95,30 +95,34 @@ class EmpiricalOracle:
         points = np.asarray(x)
         if points.ndim != 2 or len(points) == 0 or not np.isfinite(points).all():
             raise DataError(f"x has to be a (m, d) array of finite numbers with m > 0; got shape {points.shape}")
-        self.chunk = chunk
-        self._law = GaussianMixture(np.ones(len(points)), points, np.zeros(len(points)))
+        self.points, self.chunk = jnp.asarray(points, float), chunk
 
     def sample(self, key: Array, n: int) -> Points:
         """(n, d) draws with replacement."""
-        return self._law.sample(key, n)
+        return self.points[jax.random.randint(key, (n,), 0, len(self.points))]
 
     def log_prob(self, x: Points, sigma: Levels) -> PerSample:
         """Log density in nats at x (n, d) of the points noised to sigma > 0."""
-        return self._by_row(self._law.log_prob, x, sigma)
+        check_sigma(sigma)
+        return _by_row("log_prob", self.points, x, sigma, self.chunk)
 
     def score(self, x: Points, sigma: Levels) -> Points:
         """Gradient of log_prob."""
-        return self._by_row(self._law.score, x, sigma)
+        check_sigma(sigma)
+        return _by_row("score", self.points, x, sigma, self.chunk)
 
     def denoise(self, x: Points, sigma: Levels) -> Points:
         """The mean of the points, weighted by how likely each is to have become x."""
-        return self._by_row(self._law.denoise, x, sigma)
-
-    def _by_row(self, method: Callable[[Points, Levels], Array], x: Points, sigma: Levels) -> Array:
         check_sigma(sigma)
-        # Inside the map XLA fuses differences, squares and sum: no (chunk, m, d) array comes into being.
-        rows = (x, jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1]))
-        return jax.lax.map(lambda row: method(row[0][None], row[1][None])[0], rows, batch_size=self.chunk)
+        return _by_row("denoise", self.points, x, sigma, self.chunk)
+
+
+@partial(jax.jit, static_argnames=("method", "chunk"))
+def _by_row(method: str, points: Points, x: Points, sigma: Levels, chunk: int) -> Array:
+    """A method of the mixture of points without width. XLA fuses differences, squares and sum: no (chunk, m, d)."""
+    law = GaussianMixture(jnp.ones(len(points)), points, jnp.zeros(len(points)))
+    rows = (x, jnp.broadcast_to(jnp.asarray(sigma, float), x.shape[:1]))
+    return jax.lax.map(lambda row: getattr(law, method)(row[0][None], row[1][None])[0], rows, batch_size=chunk)
 
 
 def exact_log_ratio(p_data: Oracle, p_student: Oracle, x: Points, sigma: Levels) -> PerSample:
@@ -133,4 +137,4 @@ def _matmul(a: Array, b: Array) -> Array:
 def _check(name: str, values: Array, wanted: str, legal: Any) -> None:
     wrong = np.asarray(values)[~np.broadcast_to(legal & np.isfinite(values), values.shape)]
     if wrong.size:
-        raise ConfigError(f"{name} have to be {wanted} and finite; got {wrong[0]}")
+        raise ConfigError(f"{name} have to be {wanted}; got {wrong[0]}")

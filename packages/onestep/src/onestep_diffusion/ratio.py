@@ -3,6 +3,7 @@
 Its gradient in x is the difference of the two scores, so no score has to be learned (arXiv:2502.08005).
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -71,7 +72,7 @@ def log_softplus_ratio(raw: Elementwise) -> Array:
     # Far to the left softplus is exp, whose logarithm is the argument.
     left = raw < -10
     inner = jnp.log(softplus(jnp.where(left, 0.0, raw)))
-    return jnp.where(left, raw - jnp.exp(jnp.minimum(raw, 0.0)) / 2, inner) - jnp.log(jnp.log(2.0)).astype(raw.dtype)
+    return jnp.where(left, raw - jnp.exp(jnp.minimum(raw, 0.0)) / 2, inner) - math.log(math.log(2))
 
 
 def ratio_weight(

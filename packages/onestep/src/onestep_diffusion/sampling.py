@@ -20,8 +20,11 @@ def heun(denoise_fn: Callable[[Batch, PerSample], Batch], z: Batch, sigmas: Grid
         sigmas: descending levels > 0 without a final zero (`karras_sigmas`). The last step, down to zero, is Euler's,
             which is the denoiser itself: 2 steps - 1 evaluations in all.
 
-    Deterministic. Raises ConfigError for levels that do not descend or are not positive.
+    Deterministic. Compile it together with the denoiser: outside jit every call traces anew.
+
+    Raises ConfigError for levels that do not descend or are not positive.
     """
+    z = jnp.asarray(z)
     sigmas = jnp.asarray(sigmas, z.dtype)
     check_sigma(sigmas)
     if not isinstance(sigmas, jax.core.Tracer) and not bool((sigmas[1:] < sigmas[:-1]).all()):
