@@ -3,7 +3,6 @@ import math
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -56,19 +55,21 @@ def run_reference(net, x, sigma, one_hot, augment=None):
 def test_converted_weights_denoise_as_in_pytorch(pair):
     net, denoiser, _ = pair
     x, sigma, labels, one_hot = inputs(net, denoiser)
-    ours = jax.jit(denoiser)(x, sigma, labels)
-    theirs = run_reference(net, x, sigma, one_hot)
-    assert theirs.std() > 0.3  # the network matters
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
-
-
-def test_augmentation_labels_and_missing_class_labels_act_as_in_edm(pair):
-    net, denoiser, _ = pair
-    x, sigma, _, _ = inputs(net, denoiser)
+    ours = jax.jit(lambda augment: osd.denoise(denoiser.net, x, sigma, labels, augment=augment))
     augment = np.random.default_rng(1).normal(size=(len(x), denoiser.net.augment)).astype(np.float32)
-    ours = jax.jit(lambda x, sigma, augment: osd.denoise(denoiser.net, x, sigma, augment=augment))(x, sigma, augment)
-    theirs = run_reference(net, x, sigma, torch.zeros(len(x), net.labels), torch.from_numpy(augment))
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    plain, augmented = (run_reference(net, x, sigma, one_hot, a) for a in (None, torch.from_numpy(augment)))
+    assert plain.std() > 0.3  # the network matters
+    assert np.abs(augmented - plain).max() > 0.01
+    np.testing.assert_allclose(ours(0 * augment), plain, atol=1e-4)
+    np.testing.assert_allclose(ours(augment), augmented, atol=1e-4)
+
+
+def test_no_label_and_no_augmentation_are_edms_zeros(pair):
+    net, denoiser, _ = pair
+    noise = np.linspace(-2, 1, 5, dtype=np.float32)
+    with torch.no_grad():
+        theirs = net.embed(torch.from_numpy(noise), torch.zeros(5, net.labels), None)
+    np.testing.assert_allclose(denoiser.net.embedding(noise), theirs, atol=1e-5)
 
 
 def test_a_converted_denoiser_knows_images_and_its_architecture(pair):

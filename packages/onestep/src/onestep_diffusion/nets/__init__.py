@@ -18,6 +18,7 @@ from flax import nnx
 from ..errors import ConfigError
 from .adm_unet import ADMUNet, ADMUNetRatio
 from .dit import DiT, DiTRatio
+from .layers import NoRngs
 from .mlp import MLPDenoiser, MLPRatio
 from .song_unet import SongUNet, SongUNetRatio
 
@@ -82,7 +83,7 @@ def preset(name: str, shape: Sequence[int], labels: int = 0) -> dict[str, Any]:
     return chosen | {"image_size": int(shape[0]), "channels": int(shape[2])}
 
 
-def build(config: Mapping[str, Any], *, rngs: nnx.Rngs) -> Any:
+def build(config: Mapping[str, Any], *, rngs: nnx.Rngs | NoRngs) -> Any:
     """A network with fresh weights from {"net": name, setting: value, ...}. Compiles slowly under jit: call it outside.
 
     Raises ConfigError for an unknown network or setting, a missing one, and values out of range.
@@ -103,7 +104,7 @@ def build(config: Mapping[str, Any], *, rngs: nnx.Rngs) -> Any:
 
 def abstract(config: Mapping[str, Any]) -> Any:
     """The same network with shapes in place of weights: no memory, no arithmetic."""
-    return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: build(config, rngs=NoRngs()))
 
 
 def config(net: Any) -> dict[str, Any]:

@@ -53,12 +53,24 @@ def normal(deviation: float) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: _draw(_normal_block, deviation, key, shape, dtype)
 
 
-def _draw(block: Callable[[Array], Array], factor: float, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Weights of any shape from blocks of one shape: else each new shape costs a compilation of the random numbers."""
+def _draw(
+    block: Callable[[Array], Array], factor: float, key: Array | None, shape: tuple[int, ...], dtype: Any
+) -> Array:
+    """Weights of any shape from blocks of one shape: else each new shape costs a compilation of the random numbers.
+
+    Zeros without a key, see `NoRngs`.
+    """
+    if key is None:
+        return jnp.zeros(shape, dtype)
     size = math.prod(shape)
-    blocks = [block(jax.random.fold_in(key, index)) for index in range(math.ceil(size / _BLOCK))]
-    lib: Any = jnp if isinstance(blocks[0], jax.core.Tracer) else np
-    return jnp.asarray(lib.concatenate(blocks)[:size].reshape(shape) * factor, dtype)
+    count = math.ceil(size / _BLOCK)
+
+    def draw(index: Any) -> Array:
+        return block(jax.random.fold_in(key, index))
+
+    traced = isinstance(key, jax.core.Tracer) or isinstance(draw(0), jax.core.Tracer)
+    values = jax.vmap(draw)(jnp.arange(count)).ravel() if traced else np.concatenate([*map(draw, range(count))])
+    return jnp.asarray(values[:size].reshape(shape) * factor, dtype)
 
 
 @jax.jit
@@ -69,6 +81,13 @@ def _uniform_block(key: Array) -> Array:
 @jax.jit
 def _normal_block(key: Array) -> Array:
     return jax.random.normal(key, (_BLOCK,))
+
+
+class NoRngs:
+    """Stands in for nnx.Rngs where only shapes are wanted: tracing random numbers takes seconds for a large U-Net."""
+
+    def params(self) -> None:
+        """No key."""
 
 
 def body_dtype(precision: str) -> Any:
