@@ -81,10 +81,10 @@ def test_samples_follow_from_seed_and_place_and_not_from_batches():
 def test_sampling_compiles_once_for_all_pieces_and_seeds():
     generator = osd.Generator(net=random_net())
     generator.sample(64, batch=16)
-    before = module._one_step._cache_size()
+    before = module._generate._cache_size()
     generator.sample(50, seed=3, batch=16)
     generator.with_params(jax.tree.map(lambda p: 2 * p, generator.params)).sample(64, batch=16)
-    assert module._one_step._cache_size() == before
+    assert module._generate._cache_size() == before
 
 
 def test_labels_are_drawn_by_the_datas_frequencies_and_steer_the_samples():

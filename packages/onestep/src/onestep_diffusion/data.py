@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -31,7 +31,15 @@ TOY_ROWS = 10_000
 Rows = Num[np.ndarray, "n *shape"]
 ModelRows = Float[np.ndarray, "n *shape"]
 Labels = Int[np.ndarray, " n"] | None
-_Read = tuple[Rows, Any, tuple[Rows, Any] | None]  # rows, labels, and an official held-out part if there is one
+
+
+class _Read(NamedTuple):
+    """What a reader found: rows, labels, an official held-out part, the range of the values of images."""
+
+    x: Rows
+    labels: Any = None
+    test: tuple[Rows, Any] | None = None
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,13 +103,12 @@ def load_data(spec: str, *, held_out: float = 0.1, seed: int = 0, rows: int | No
         seed: also of generated data.
         rows: how many to generate, or at most to read; DataError if a real set has fewer than 2 of them.
 
-    uint8 images map to [-1, 1]; everything else by one affine map to mean 0 and pooled standard deviation 0.5.
+    Images whose range is known map to [-1, 1]; all else by one affine map to mean 0 and pooled deviation 0.5.
     Raises DataError that names the file and the fault.
     """
-    x, labels, test = _read(spec, TOY_ROWS if rows is None and spec in TOYS else rows, seed)
-    if rows is not None:
-        x, labels = x[:rows], None if labels is None else labels[:rows]
-    return make_dataset(x, labels, name=spec, held_out=held_out, seed=seed, test=test)
+    found = _read(spec, rows, seed)
+    x, labels = found.x[:rows], None if found.labels is None else found.labels[:rows]
+    return make_dataset(x, labels, name=spec, held_out=held_out, seed=seed, test=found.test, span=found.span)
 
 
 def make_dataset(
@@ -112,9 +119,12 @@ def make_dataset(
     held_out: float = 0.1,
     seed: int = 0,
     test: tuple[Any, Any] | None = None,
+    span: tuple[float, float] | None = None,
     sigma_data: float = 0.5,
 ) -> Dataset:
-    """A Dataset from (n, d) or (n, h, w, c) rows; `test` is an official held-out part (rows, labels).
+    """A Dataset from (n, d) or (n, h, w, c) rows.
+
+    test: an official held-out part (rows, labels). span: the range of values, to be mapped to [-1, 1]; known for uint8.
 
     Raises DataError for fewer than two rows, values that are not finite, constant data, labels that do not fit.
     """
@@ -125,7 +135,7 @@ def make_dataset(
         classes = int(y.max()) + 1
     if not 0 <= held_out < 1:
         raise DataError(f"held_out is a share of the rows, from 0 up to but not 1; got {held_out}")
-    shift, scale = affine(rows, sigma_data, name)
+    shift, scale = affine(rows, sigma_data, name, span)
     if test is None:
         order = np.random.default_rng(seed).permutation(len(rows))
         # At least two rows must be left to train on.
@@ -140,10 +150,14 @@ def make_dataset(
     return Dataset(name, rows, test_x, shift, scale, y, test_y, classes, sigma_data)
 
 
-def affine(rows: Rows, sigma_data: float = 0.5, name: str = "data") -> tuple[float, float]:
-    """(shift, scale): (127.5, 127.5) for uint8 images, else mean and pooled per-coordinate deviation / sigma_data."""
+def affine(
+    rows: Rows, sigma_data: float = 0.5, name: str = "data", span: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """(shift, scale): of a known range to [-1, 1], else mean and pooled per-coordinate deviation / sigma_data."""
     if rows.dtype == np.uint8:
-        return 127.5, 127.5
+        span = span or (0.0, 255.0)
+    if span:
+        return (span[0] + span[1]) / 2, (span[1] - span[0]) / 2
     flat = rows.reshape(len(rows), -1).astype(np.float64)
     deviation = float(np.sqrt(flat.var(axis=0).mean()))
     if deviation <= 1e-12 * max(1.0, float(np.abs(flat).max())):
@@ -157,12 +171,12 @@ def affine(rows: Rows, sigma_data: float = 0.5, name: str = "data") -> tuple[flo
 def _read(spec: str, rows: int | None, seed: int) -> _Read:
     name, _, argument = spec.partition(":")
     if spec in TOYS:
-        return TOYS[spec](rows or TOY_ROWS, seed).astype(np.float32), None, None
+        return _Read(TOYS[spec](rows or TOY_ROWS, seed).astype(np.float32))
     if spec == "digits":
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
-        return bunch.images[..., None].astype(np.float32), bunch.target, None
+        return _Read(bunch.images[..., None].astype(np.float32), bunch.target, span=(0.0, 16.0))
     if name == "mnist5k" and argument in ("", "14", "28"):
         return _mnist5k(half=argument == "14")
     if name == "fashion-mnist":
@@ -175,11 +189,11 @@ def _read(spec: str, rows: int | None, seed: int) -> _Read:
     if not path.exists():
         raise DataError(f"{spec!r} is neither a file or folder nor one of {', '.join(NAMES)}")
     if path.is_dir() or path.suffix.lower() == ".zip":
-        return (*_images(path), None)
+        return _images(path)
     readers = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".parquet": _parquet}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: expected a folder, .zip, {', '.join(readers)}")
-    return (*readers[path.suffix.lower()](path), None)
+    return readers[path.suffix.lower()](path)
 
 
 def _mnist5k(half: bool) -> _Read:
@@ -191,8 +205,8 @@ def _mnist5k(half: bool) -> _Read:
     images = flat.reshape(-1, 28, 28, 1).astype(np.uint8)
     if half:
         means = images.reshape(-1, 14, 2, 14, 2, 1).mean(axis=(2, 4), dtype=np.float32)
-        return means, labels, None
-    return images, labels, None
+        return _Read(means, labels, span=(0.0, 255.0))
+    return _Read(images, labels)
 
 
 def _fashion(folder: Path) -> _Read:
@@ -200,7 +214,7 @@ def _fashion(folder: Path) -> _Read:
         images, labels = (_idx(folder / f"{name}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
         return np.pad(images, [(0, 0), (2, 2), (2, 2)])[..., None], labels
 
-    return (*part("train"), part("t10k"))
+    return _Read(*part("train"), part("t10k"))
 
 
 def _idx(path: Path) -> NDArray[np.uint8]:
@@ -235,12 +249,12 @@ def _cifar10(folder: Path) -> _Read:
         raise DataError(
             f"{folder}: no data_batch_*.bin; expected CIFAR-10's binary version (the python one is pickles)"
         )
-    return (*part(train), part([test]) if test.exists() else None)
+    return _Read(*part(train), part([test]) if test.exists() else None)
 
 
 def _imagenet64(folder: Path) -> _Read:
     def part(paths: list[Path]) -> tuple[Rows, Any]:
-        images, labels = zip(*(_npz(path) for path in paths), strict=True)
+        images, labels = zip(*((found.x, found.labels) for found in map(_npz, paths)), strict=True)
         for path, batch, label in zip(paths, images, labels, strict=True):
             if batch.ndim != 2 or batch.shape[1] != 12288 or label is None:
                 raise DataError(f"{path}: expected `data` (n, 12288) and `labels`; got {batch.shape}")
@@ -250,18 +264,18 @@ def _imagenet64(folder: Path) -> _Read:
     train, test = sorted(folder.glob("train_data_batch_*.npz")), sorted(folder.glob("val_data*.npz"))
     if not train:
         raise DataError(f"{folder}: no train_data_batch_*.npz (the npz format of downsampled ImageNet)")
-    return (*part(train), part(test) if test else None)
+    return _Read(*part(train), part(test) if test else None)
 
 
-def _npy(path: Path) -> tuple[Rows, None]:
+def _npy(path: Path) -> _Read:
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: not a readable .npy of numbers ({_first_line(error)})") from None
-    return array, None
+    return _Read(array)
 
 
-def _npz(path: Path) -> tuple[Rows, Any]:
+def _npz(path: Path) -> _Read:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -272,10 +286,10 @@ def _npz(path: Path) -> tuple[Rows, Any]:
     if len(named) != 1:
         found = ", ".join(arrays) or "nothing"
         raise DataError(f"{path}: expected one array called x, images or data, and perhaps labels; found {found}")
-    return arrays[named[0]], labels
+    return _Read(arrays[named[0]], labels)
 
 
-def _csv(path: Path) -> tuple[Rows, Any]:
+def _csv(path: Path) -> _Read:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = [line for line in csv.reader(file) if line]
@@ -300,7 +314,7 @@ def _csv(path: Path) -> tuple[Rows, Any]:
     return _take_label(values, names)
 
 
-def _parquet(path: Path) -> tuple[Rows, Any]:
+def _parquet(path: Path) -> _Read:
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -317,15 +331,15 @@ def _parquet(path: Path) -> tuple[Rows, Any]:
     return _take_label(values, table.column_names)
 
 
-def _take_label(values: NDArray[np.float64], names: list[str]) -> tuple[Rows, Any]:
+def _take_label(values: NDArray[np.float64], names: list[str]) -> _Read:
     """Split a column `label` or `labels` off."""
     at = next((index for index, name in enumerate(names) if name.strip().lower() in ("label", "labels")), None)
     if at is None:
-        return values.astype(np.float32), None
-    return np.delete(values, at, axis=1).astype(np.float32), values[:, at]
+        return _Read(values.astype(np.float32))
+    return _Read(np.delete(values, at, axis=1).astype(np.float32), values[:, at])
 
 
-def _images(path: Path) -> tuple[Rows, Any]:
+def _images(path: Path) -> _Read:
     """All images of a folder or zip, at any depth, in the order of their names."""
     images, names, labelled = [], [], None
     mode, size, first = None, (0, 0), ""
@@ -355,13 +369,12 @@ def _images(path: Path) -> tuple[Rows, Any]:
         missing = next((name for name in names if name not in labelled), None)
         if missing is not None:
             raise DataError(f"{path}/dataset.json has no label for {missing}")
-        return np.stack(images), np.array([labelled[name] for name in names])
+        return _Read(np.stack(images), np.array([labelled[name] for name in names]))
     folders = [name.rsplit("/", 1)[0] if "/" in name else "" for name in names]
     kinds_of = sorted(set(folders))
-    labels = (
-        np.array([kinds_of.index(folder) for folder in folders]) if len(kinds_of) > 1 and "" not in kinds_of else None
-    )
-    return np.stack(images), labels
+    sorted_into_classes = len(kinds_of) > 1 and "" not in kinds_of
+    labels = np.array([kinds_of.index(folder) for folder in folders]) if sorted_into_classes else None
+    return _Read(np.stack(images), labels)
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -6,6 +6,7 @@ The teacher's input-output map at sigma_init, and the features it has learned at
 
 from __future__ import annotations
 
+import math
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -70,7 +71,7 @@ def init_student(
     key: for fresh weights and the permutation. Raises ConfigError for an unknown strategy, a missing teacher, another
     architecture, and a glob that no parameter matches.
     """
-    name, _, glob = check_strategy(strategy)
+    name, _, _ = check_strategy(strategy)
     params = teacher.params
     if name in ("single_level", "off_level"):
         given = single_level if name == "single_level" else off_level
@@ -82,13 +83,27 @@ def init_student(
         return params
     if name == "scrambled":
         return _scrambled(teacher, key)
-    fresh = nets.split(nets.build(nets.config(teacher.net), rngs=nnx.Rngs(key)))[1]
+    fresh = fresh_weights(nets.config(teacher.net), key)
     if name == "random":
         return fresh
     if name == "clone_map":
         return _clone_map(teacher, fresh, key, sigma_init)
     anew = made_fresh(teacher.net, strategy)
     return jax.tree.map(lambda new, a, b: a if new else b, anew, fresh, params)
+
+
+def fresh_weights(net: dict[str, Any], key: Array) -> Params:
+    """Random weights for a generator of this config.
+
+    The last layer, which is zero in a fresh denoiser, is drawn like any other: samples that hardly vary, and so stay
+    far from the data, would be a needlessly weak start.
+    """
+    params = nets.split(nets.build(net, rngs=nnx.Rngs(key)))[1]
+    last = _ENDS[net["net"]][1].removesuffix(".*")
+    kernel = params[last]["kernel"]
+    bound = (3 / math.prod(kernel.shape[:-1])) ** 0.5
+    drawn = jax.random.uniform(jax.random.fold_in(key, 2), kernel.shape, kernel.dtype, -bound, bound)
+    return params | {last: params[last] | {"kernel": drawn}}
 
 
 def made_fresh(net: Any, strategy: str) -> Any:
@@ -159,7 +174,7 @@ def _scrambled(teacher: Denoiser, key: Array) -> Params:
 
 
 def _clone_map(teacher: Denoiser, params: Params, key: Array, sigma_init: float) -> Params:
-    """Regression with fresh latents, by calls of 200 steps until the relative error is below 5 %, 20,000 steps at most."""
+    """Regression with fresh latents, 200 steps a call, until the error is below 5 %; 20,000 steps at most."""
     graphdef, reference = nets.split(teacher.net)
     shape = teacher.net.shape
     rows = 1024

@@ -27,7 +27,7 @@ from .config import NEEDS_TEACHER, SINGLE_NETWORK, StudentConfig, TeacherConfig
 from .data import Dataset, make_dataset
 from .denoiser import Denoiser, Generator, Model, Ratio, few_step_levels
 from .errors import ConfigError, DataError, InterruptedRun, OnestepError
-from .initialise import check_strategy, init_student, made_fresh, trainable
+from .initialise import check_strategy, fresh_weights, init_student, made_fresh, trainable
 from .monitor import Entry, Monitor
 from .noise import LogNormal, SigmaLaw
 from .pictures import save_curves, save_samples
@@ -305,7 +305,7 @@ class _Plan:
         if self.teacher is None:
             if init != "random":
                 raise ConfigError(f"init={init!r} needs a teacher; without one there are random and warmup:STEPS")
-            return nets.split(nets.build(self.net, rngs=nnx.Rngs(key)))[1]
+            return fresh_weights(self.net, key)
         return init_student(
             self.teacher, init, key=key, single_level=single_level, off_level=off_level, sigma_init=cfg.sigma_init
         )
