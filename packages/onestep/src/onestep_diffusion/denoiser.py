@@ -272,7 +272,7 @@ def few_step_levels(sigma_init: float, few_steps: int) -> tuple[float, ...]:
     The second of 2 is the third of 4, so one generator trained for 4 samples in 1, 2 or 4 evaluations.
     """
     law = Karras(1.0, min(0.002, sigma_init / 2), sigma_init)
-    return (sigma_init, *(float(law.quantile(1 - place / few_steps)) for place in range(1, few_steps)))
+    return (sigma_init, *(float(law.quantile(jnp.float32(1 - place / few_steps))) for place in range(1, few_steps)))
 
 
 def latents(key: Array, index: Array, shape: tuple[int, ...]) -> Batch:

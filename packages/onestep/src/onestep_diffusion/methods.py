@@ -27,7 +27,7 @@ NetFn = Callable[..., Any]  # (params, x, sigma, labels)
 
 def resolve(cfg: StudentConfig) -> StudentConfig:
     """The settings with everything filled in that follows from the method."""
-    law = LogNormal()
+    law: SigmaLaw = LogNormal()
     changes: dict[str, Any] = {}
     if cfg.method == "gan":
         changes |= {"method": "ratio", "divergence": "ns", "alpha": None, "alpha_end": None}
@@ -128,71 +128,110 @@ def ratio_classification(
 
 
 def second_network_method(cfg: StudentConfig, net: dict[str, Any], ratio_graphdef: Any, sigma_data: float) -> Method:
-    """The `Method` of ratio, score, sid, smt for resolved settings; aux holds `ratio` and `fake` as far as used.
+    """The `Method` of resolved settings, for ratio, score, sid and smt.
 
-    frozen holds `teacher` for score and sid; the ratio method never sees it.
+    Of the arguments of its functions, aux holds `ratio` and `fake` as far as the method trains them; frozen holds
+    `teacher` for score and sid alone: the ratio never sees it.
     """
-    log_ratio_fn = ratio_fn(ratio_graphdef, cfg, sigma_data) if uses_ratio(cfg) else None
-    denoise_fn = net_fn(net, sigma_data)
-    mixture_fn = wide_net_fn(fake_net(cfg, net), sigma_data) if cfg.method == "smt" else None
+    log_r_fn = ratio_fn(ratio_graphdef, cfg, sigma_data)
+    make = {"ratio": _ratio_method, "score": _score_method, "sid": _sid_method, "smt": _smt_method}[cfg.method]
+    return make(cfg, log_r_fn, net, sigma_data)
 
+
+def _ratio_method(cfg: StudentConfig, log_r_fn: NetFn, net: dict[str, Any], sigma_data: float) -> Method:
     def aux_loss(aux: Tree, frozen: Tree, draws: Draws, student: Batch) -> tuple[Scalar, dict[str, Array]]:
-        loss, logs = jnp.zeros(()), {}
-        if log_ratio_fn:
-            loss, logs = ratio_classification(log_ratio_fn, aux["ratio"], draws, student, cfg.ratio_loss, cfg.ratio_r1)
-        if mixture_fn:
-            alpha, is_data = smt.draw_mixture(draws.u)
-            mixed = jnp.where(per_sample(is_data, student), draws.data, student)
-            labels = None if draws.data_labels is None else jnp.where(is_data, draws.data_labels, draws.student_labels)
-            values = smt.smt_loss(
-                lambda x, sigma, alpha: mixture_fn(aux["fake"], x, sigma, labels, alpha),
-                mixed,
-                draws.sigma,
-                draws.noise_student,
-                alpha,
-                sigma_data,
-            )
-            loss = loss + values.mean()
-        elif uses_fake(cfg):
-            values = denoising_loss(
-                lambda x, sigma: denoise_fn(aux["fake"], x, sigma, draws.student_labels),
-                student,
-                draws.sigma,
-                draws.noise_student,
-                sigma_data,
-            )
-            loss = loss + values.mean()
-        return loss, logs
+        return ratio_classification(log_r_fn, aux["ratio"], draws, student, cfg.ratio_loss, cfg.ratio_r1)
 
     def field(aux: Tree, frozen: Tree, x: Batch, draws: Draws) -> Field:
-        sigma, labels = draws.sigma, draws.student_labels
-        x = jax.lax.stop_gradient(x)
-        x_sigma = x + per_sample(sigma, x) * draws.noise_student
-        same = {"omega": cfg.omega, "sigma_data": sigma_data}
-        if cfg.method == "ratio":
-            assert log_ratio_fn is not None
-            fn = log_ratio_fn
-            return ratio_field(lambda x, sigma: fn(aux["ratio"], x, sigma, labels), x_sigma, sigma, **same)
-        if mixture_fn:
-            return smt.smt_field(
-                lambda x, sigma, alpha: mixture_fn(aux["fake"], x, sigma, labels, alpha),
-                x_sigma,
-                sigma,
-                smt.draw_alpha(draws.u[:, 0]),
-                **same,
-            )
-        pair = tuple(
-            (lambda x, sigma, params=params: denoise_fn(params, x, sigma, labels))
-            for params in (frozen["teacher"], aux["fake"])
-        )
-        if cfg.method == "sid":
-            return sid.sid_field(*pair, x, sigma, draws.noise_student)
-        out = score_field(*pair, x_sigma, sigma, normalize="dmd" if cfg.normalize == "dmd" else "none", x=x, **same)
-        if log_ratio_fn:
-            out = out._replace(log_r=log_ratio_fn(aux["ratio"], x_sigma, sigma, labels))
-        return out
+        def log_r(x_sigma: Batch, sigma: PerSample) -> PerSample:
+            return log_r_fn(aux["ratio"], x_sigma, sigma, draws.student_labels)
+
+        return ratio_field(log_r, _noised(x, draws), draws.sigma, omega=cfg.omega, sigma_data=sigma_data)
 
     return Method(aux_loss, field)
+
+
+def _score_method(cfg: StudentConfig, log_r_fn: NetFn, net: dict[str, Any], sigma_data: float) -> Method:
+    denoise_fn = net_fn(net, sigma_data)
+
+    def aux_loss(aux: Tree, frozen: Tree, draws: Draws, student: Batch) -> tuple[Scalar, dict[str, Array]]:
+        loss = _fake_loss(denoise_fn, aux["fake"], draws, student, sigma_data)
+        if not uses_ratio(cfg):
+            return loss, {}
+        of_ratio, logs = ratio_classification(log_r_fn, aux["ratio"], draws, student, cfg.ratio_loss, cfg.ratio_r1)
+        return loss + of_ratio, logs
+
+    def field(aux: Tree, frozen: Tree, x: Batch, draws: Draws) -> Field:
+        x_sigma, labels = _noised(x, draws), draws.student_labels
+        out = score_field(
+            lambda x, sigma: denoise_fn(frozen["teacher"], x, sigma, labels),
+            lambda x, sigma: denoise_fn(aux["fake"], x, sigma, labels),
+            x_sigma,
+            draws.sigma,
+            omega=cfg.omega,
+            normalize="dmd" if cfg.normalize == "dmd" else "none",
+            x=x,
+            sigma_data=sigma_data,
+        )
+        if not uses_ratio(cfg):
+            return out
+        return out._replace(log_r=log_r_fn(aux["ratio"], x_sigma, draws.sigma, labels))
+
+    return Method(aux_loss, field)
+
+
+def _sid_method(cfg: StudentConfig, log_r_fn: NetFn, net: dict[str, Any], sigma_data: float) -> Method:
+    denoise_fn = net_fn(net, sigma_data)
+
+    def aux_loss(aux: Tree, frozen: Tree, draws: Draws, student: Batch) -> tuple[Scalar, dict[str, Array]]:
+        return _fake_loss(denoise_fn, aux["fake"], draws, student, sigma_data), {}
+
+    def field(aux: Tree, frozen: Tree, x: Batch, draws: Draws) -> Field:
+        return sid.sid_field(
+            lambda x, sigma: denoise_fn(frozen["teacher"], x, sigma, draws.student_labels),
+            lambda x, sigma: denoise_fn(aux["fake"], x, sigma, draws.student_labels),
+            x,
+            draws.sigma,
+            draws.noise_student,
+        )
+
+    return Method(aux_loss, field)
+
+
+def _smt_method(cfg: StudentConfig, log_r_fn: NetFn, net: dict[str, Any], sigma_data: float) -> Method:
+    mixture_fn = wide_net_fn(fake_net(cfg, net), sigma_data)
+
+    def aux_loss(aux: Tree, frozen: Tree, draws: Draws, student: Batch) -> tuple[Scalar, dict[str, Array]]:
+        alpha, is_data = smt.draw_mixture(draws.u)
+        mixed = jnp.where(per_sample(is_data, student), draws.data, student)
+        labels = None
+        if draws.data_labels is not None and draws.student_labels is not None:
+            labels = jnp.where(is_data, draws.data_labels, draws.student_labels)
+
+        def denoise_fn(x: Batch, sigma: PerSample, alpha: PerSample) -> Batch:
+            return mixture_fn(aux["fake"], x, sigma, labels, alpha)
+
+        return smt.smt_loss(denoise_fn, mixed, draws.sigma, draws.noise_student, alpha, sigma_data).mean(), {}
+
+    def field(aux: Tree, frozen: Tree, x: Batch, draws: Draws) -> Field:
+        def denoise_fn(x: Batch, sigma: PerSample, alpha: PerSample) -> Batch:
+            return mixture_fn(aux["fake"], x, sigma, draws.student_labels, alpha)
+
+        alpha = smt.draw_alpha(draws.u[:, 0])
+        return smt.smt_field(denoise_fn, _noised(x, draws), draws.sigma, alpha, omega=cfg.omega, sigma_data=sigma_data)
+
+    return Method(aux_loss, field)
+
+
+def _fake_loss(denoise_fn: NetFn, fake: Tree, draws: Draws, student: Batch, sigma_data: float) -> Scalar:
+    def fn(x: Batch, sigma: PerSample) -> Batch:
+        return denoise_fn(fake, x, sigma, draws.student_labels)
+
+    return denoising_loss(fn, student, draws.sigma, draws.noise_student, sigma_data).mean()
+
+
+def _noised(x: Batch, draws: Draws) -> Batch:
+    return x + per_sample(draws.sigma, x) * draws.noise_student
 
 
 def single_network_loss(cfg: StudentConfig, net: dict[str, Any], sigma_data: float) -> Any:

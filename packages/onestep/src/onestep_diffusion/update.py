@@ -160,11 +160,19 @@ def draw(key: Array, pool: Pool, n: int, law: SigmaLaw, constrain: Callable[[Tre
     keys = jax.random.split(key, 7)
     index, other = (jax.random.randint(k, (n,), 0, len(pool.x)) for k in keys[:2])
     data = (pool.x[constrain(index)].astype(jnp.float32) - pool.shift) / pool.scale
-    labels = (None, None) if pool.labels is None else (pool.labels[index], pool.labels[other])
-    noises = [jax.random.normal(k, data.shape) for k in keys[2:5]]
-    return constrain(
-        Draws(data, *labels, noises[0], law.sample(keys[5], (n,)), *noises[1:], jax.random.uniform(keys[6], (n, 4)))
+    latent, noise_data, noise_student = (jax.random.normal(k, data.shape) for k in keys[2:5])
+    draws = Draws(
+        data=data,
+        data_labels=None if pool.labels is None else pool.labels[index],
+        student_labels=None if pool.labels is None else pool.labels[other],
+        latent=latent,
+        sigma=law.sample(keys[5], (n,)),
+        noise_data=noise_data,
+        noise_student=noise_student,
+        u=jax.random.uniform(keys[6], (n, 4)),
     )
+    out: Draws = constrain(draws)
+    return out
 
 
 def single_update(
@@ -265,6 +273,7 @@ def student_update(
             lambda state, key: update_aux(state, pool, frozen, key, shared, draws.student_labels), state, aux_keys
         )
 
+        x = jax.lax.stop_gradient(x)
         field = in_chunks(lambda x, draws: method.field(state.aux, frozen, x, draws), (x, draws), micro)
         v, weight = field.v, field.weight
         if field.log_r is not None:
@@ -320,7 +329,7 @@ def compile_update(
         one = partial(call, length=length)
         return jax.vmap(one, in_axes=(0, None, None))(state, pool, frozen) if many else one(state, pool, frozen)
 
-    where = {} if shardings is None else {"out_shardings": (shardings, None)}
+    where: dict[str, Any] = {} if shardings is None else {"out_shardings": (shardings, None)}
     return jax.jit(program, static_argnames="length", donate_argnames="state", **where)
 
 
@@ -356,7 +365,8 @@ def on_batch_axis(mesh: Mesh | None) -> Callable[[Tree], Tree]:
     """Spreads the leading axis of every array over the mesh's axis `data`; nothing without a mesh."""
     if mesh is None:
         return lambda tree: tree
-    return partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, P("data")))
+    where = NamedSharding(mesh, P("data"))  # type: ignore[no-untyped-call]
+    return partial(jax.lax.with_sharding_constraint, shardings=where)
 
 
 def _split(args: Tree, size: int) -> Tree:
@@ -377,7 +387,8 @@ def _weights(
         divergence = row.divergence
         if row.alpha_end is not None:
             share = state.step / max(steps - 1, 1)
-            alpha: Any = (1 - share) * divergence.alpha + share * row.alpha_end
+            first: Any = divergence.alpha
+            alpha: Any = (1 - share) * first + share * row.alpha_end  # traced, which `divergence` could not check
             divergence = Divergence("alpha", alpha)
         out.append(ratio_weight(log_r, sigma, divergence, weight_norm=row.weight_norm, logit_clip=clip))
     return out[0] if len(out) == 1 else jnp.stack(out)[state.knobs.row]
