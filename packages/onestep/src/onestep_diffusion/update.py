@@ -117,11 +117,15 @@ class Optimisation(NamedTuple):
     ramp: float
     head_steps: int = 0
     b1: float = 0.0
+    weight_decay: float = 0.0
 
     @property
     def adam(self) -> optax.GradientTransformation:
-        """Adam's direction; learning rates are applied here, as they are traced."""
-        return optax.scale_by_adam(b1=self.b1, b2=0.999, eps=1e-8)
+        """The direction of AdamW; learning rates are applied here, as they are traced."""
+        adam = optax.scale_by_adam(b1=self.b1, b2=0.999, eps=1e-8)
+        if self.weight_decay == 0:
+            return adam
+        return optax.chain(adam, optax.add_decayed_weights(self.weight_decay))
 
     def rate(self, step: Array) -> Scalar:
         """The factor of the learning rate."""
@@ -397,7 +401,7 @@ def _weights(
 def _descend(
     how: Optimisation, params: Tree, grads: Tree, opt: Tree, lr: Scalar, step: Array, knobs: Knobs | None = None
 ) -> tuple[Tree, Tree]:
-    direction, opt = how.adam.update(grads, opt)
+    direction, opt = how.adam.update(grads, opt, params)
     rate = lr * how.rate(step)
     if knobs is None:
         return jax.tree.map(lambda p, d: p - rate * d, params, direction), opt
