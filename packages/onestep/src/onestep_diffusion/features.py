@@ -39,7 +39,7 @@ class Classifier(nnx.Module):
     """Three convolutions, mean over places, a hidden layer: 85,000 weights, whose hidden layer are the features."""
 
     def __init__(self, side: int, *, rngs: nnx.Rngs) -> None:
-        strides = (2, 2, 1) if side > 16 else (1, 2, 1)
+        strides = (2, 1, 2) if side > 16 else (1, 2, 1)
         widths = (1, 32, 64, 96)
         self.convolutions = nnx.List(
             nnx.Conv(a, b, (3, 3), strides=stride, rngs=rngs)
@@ -124,23 +124,20 @@ def train_classifier(
         scores = nets.merge(graphdef, params)(images)
         return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
 
-    def update(carry: Any, key: Array) -> tuple[Any, Array]:
+    # Not by a scan: on a CPU, XLA's convolutions are 13 times slower inside a loop.
+    @partial(jax.jit, donate_argnums=0)
+    def update(carry: Any, key: Array) -> Any:
         params, state = carry
         which, shift = jax.random.split(key)
         rows = jax.random.randint(which, (batch,), 0, len(x))
         moves = jax.random.randint(shift, (2,), -1, 2)
         images = jnp.roll(x[rows], moves, (1, 2))
-        value, grads = jax.value_and_grad(loss)(params, images, y[rows])
-        changes, state = adam.update(grads, state)
-        return (optax.apply_updates(params, changes), state), value
-
-    @partial(jax.jit, donate_argnums=0)
-    def run(carry: Any, keys: Array) -> tuple[Any, Array]:
-        return jax.lax.scan(update, carry, keys)
+        changes, state = adam.update(jax.grad(loss)(params, images, y[rows]), state)
+        return optax.apply_updates(params, changes), state
 
     carry: Any = (params, adam.init(params))
-    for keys in np.array_split(jax.random.split(jax.random.key(seed), steps), max(1, steps // 100)):
-        carry, _ = run(carry, keys)
+    for key in jax.random.split(jax.random.key(seed), steps):
+        carry = update(carry, key)
     trained = nets.merge(graphdef, carry[0])
     scores = _in_batches(jax.jit(trained), np.asarray(test[0], np.float32))
     return Trained(trained, float((scores.argmax(1) == test[1]).mean()))
