@@ -295,6 +295,8 @@ def test_whitespace_differences_are_reported_with_the_lines_as_they_are():
 
 
 def test_new_fatal_errors_are_refused_and_old_ones_are_not_held_against_an_edit():
+    for name in ("-x.py", "--fix.py", "-"):
+        assert [p.code for p in new_problems(name, b"x = 1\n", b"x = y\n")] == ["F821"]
     gate = lambda before, after: [p.code for p in new_problems("f.py", before.encode(), after.encode())]  # noqa: E731
     assert gate("x = a\n", "y = 1\nx = a\n") == []  # moved, not new
     assert gate("x = a\n", "x = a\ny = a\n") == ["F821"]  # one more of the same

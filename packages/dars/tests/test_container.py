@@ -17,11 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from dars.agent import workspace
+from dars.config import DarsConfig, EnvSection
 from dars.env.container import ContainerEnvironment
 from dars.env.docker import Docker, remove_abandoned
 from dars.env.local import LocalEnvironment
 from dars.env.output import READ_WHOLE, read_ends
 from dars.errors import EnvError
+from dars.task import Task
 
 PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
 # Podman's own limit of processes is more than one may ask for who is inside a container already.
@@ -370,6 +373,42 @@ def test_restore_after_snapshot_is_the_identity_and_hashes_are_those_of_a_local_
         assert env.snapshot() == seen[0][0]
         assert env.diff() == seen[0][2]
         assert look(env) == seen[0][1]
+
+
+def test_repository_copied_into_an_image_is_the_workspace_that_it_is_here(image, source, tmp_path):
+    repo = tmp_path / "repo"
+    shutil.copytree(source, repo, symlinks=True)
+    (repo / "pkg" / "__init__.py").write_text("V = 3\n")
+    (repo / "crlf.txt").unlink()
+    states = tmp_path / "states"
+    options = {"cli": PODMAN, "run_args": MOUNTS, "state_dir": states, "source": repo}
+    with LocalEnvironment(repo, sandbox="none") as local:
+        for workdir in ("/testbed", "/new/place"):
+            with ContainerEnvironment(image, workdir, **options) as env:
+                assert env.state_hash() == env.source_hash == local.state_hash() == local.source_hash
+                assert look(env) == look(local)
+                assert env.exec("git log --format=%s; git status --porcelain; touch new").output == "Base\n"
+                assert "new" in env.diff()
+                with env.clone() as twin:
+                    assert (twin.diff(), twin.state_hash()) == ("", local.state_hash())
+                (repo / "later").write_text("x")
+                with ContainerEnvironment(image, workdir, **options) as again:  # begins as the first one did
+                    assert again.state_hash() == local.state_hash() != again.source_hash
+                (repo / "later").unlink()
+            shutil.rmtree(states)
+            Docker(PODMAN).remove_images(Docker(PODMAN).images_of(env._run))
+
+
+def test_repository_and_image_of_a_task_go_together(recorder, tmp_path):
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "a.py").write_text("x = 1\n")
+    (recorder.work / "of the image").write_text("")
+    config = DarsConfig(env=EnvSection(container_cli=str(recorder.program), workdir=str(recorder.work)))
+    with workspace(Task(repo, "x is wrong", image="image:1"), config, None, None) as env:
+        assert env.list_files() == ["a.py"]
+        assert env.exec("cat a.py").output == "x = 1\n"
+    assert len(recorder.asked("run")) == 2  # the second begins with the history of one commit
 
 
 def test_an_edit_of_equal_size_and_times_is_seen_and_no_stale_bytecode_is_run(env):

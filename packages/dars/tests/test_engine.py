@@ -1,6 +1,7 @@
 """What happens at a node: kinds by effect, workspaces that fail, rollouts, what critics and summaries are shown."""
 
 import json
+import shlex
 
 import pytest
 
@@ -180,8 +181,11 @@ def test_rollouts_pause_and_can_go_on():
 def test_value_by_tests_is_the_share_that_passes_in_the_state_of_a_leaf():
     report = '<testsuite><testcase classname="t" name="a"/><testcase classname="t" name="b">{}</testcase></testsuite>'
 
+    ran = []
+
     class Tested(MemoryEnvironment):
         def exec(self, cmd, timeout=None, stdin=None):
+            ran.append(shlex.split(cmd.splitlines()[-1]))
             broken = "" if b"x = 2" in self.read_file("a.py") else "<failure/>"
             self.write_file(".dars-junit.xml", report.format(broken).encode())
             return super().exec(cmd, timeout, stdin)
@@ -194,7 +198,9 @@ def test_value_by_tests_is_the_share_that_passes_in_the_state_of_a_leaf():
     env = Tested(FILES)
     engine, _, _ = engine_for(worker, env)
     engine.run()
-    value = passing_share(engine.state.tree, env.clone(), engine.tools)
+    visible = ["tests/test_a.py::test_a[x y]", "tests/test_a.py::test_b['$HOME']"]
+    value = passing_share(engine.state.tree, env.clone(), engine.tools, visible=visible)
     nodes = engine.state.tree.nodes
     assert value(nodes[2], print) == 0.5
     assert {value(leaf, print) for leaf in engine.state.tree.leaves()} == {1.0}
+    assert all(words == ["python", "-m", "pytest", "-q", *visible] for words in ran)

@@ -220,6 +220,19 @@ def test_single_questions_are_not_cached_and_force_their_schema():
     assert (json.loads(response.text), response.stop) == ({"index": 1}, "end_turn")
 
 
+def test_of_several_calls_in_one_answer_the_first_is_kept():
+    uses = [{"type": "tool_use", "id": f"toolu_{n}", "name": "bash", "input": {"command": "ls"}} for n in "ab"]
+    with serving(lambda body: [{"type": "text", "text": "both"}, *uses]) as (_, model):
+        response = model.complete(act(0))
+        said = {"role": "assistant", "content": list(response.content)}
+        seen = {"type": "tool_result", "tool_use_id": response.call.id, "content": "calc.py"}
+        again = ModelRequest("act", (0,), system=SYSTEM, messages=[*path(0), said, {"role": "user", "content": [seen]}],
+                             tools=TOOLS)  # fmt: skip
+        assert model.complete(again).call is not None  # the server refuses calls without a result
+    assert response.call.id == "toolu_a"
+    assert response.content == [{"type": "text", "text": "both"}, uses[0]]
+
+
 def test_temperature_reaches_only_models_that_take_it():
     rows = {"old": Row(temperature=True), "new": Row()}
     with serving() as (server, _):
@@ -228,6 +241,23 @@ def test_temperature_reaches_only_models_that_take_it():
     assert server.requests[0].body["temperature"] == 0.8
     assert server.requests[0].headers["anthropic-version"] == "2023-06-01"
     assert "temperature" not in server.requests[1].body
+    with serving() as (server, _):  # with thinking the API takes the temperature 1 alone
+        thinking = {"type": "enabled", "budget_tokens": 1024}
+        model = model_for(server, model="old", rows=rows, thinking=thinking)
+        model.complete(act(0, temperature=0.8))
+    assert not model.capabilities.temperature
+    assert "temperature" not in server.requests[0].body
+
+
+def test_chat_model_that_refuses_the_temperature_is_asked_without_it_where_its_row_says_so():
+    wrong = {"error": {"message": "Unsupported value", "param": "temperature", "code": "unsupported_value"}}
+    with chat_server((400, wrong), chat("stop", "ok")) as (url, seen):
+        with pytest.raises(ModelError, match=r"--rows: temperature: false"):
+            OpenAIModel("o9", base_url=url, api_key="none").complete(act(0, temperature=0.0))
+        model = OpenAIModel("o9", base_url=url, api_key="none", rows={"o9": Row(temperature=False)})
+        model.complete(act(0, temperature=0.0))
+    assert ["temperature" in body for _, body in seen] == [True, False]
+    assert model.greedy is None
 
 
 # --- cache and price ------------------------------------------------------------------------------------------------
@@ -560,6 +590,44 @@ def test_adding_to_a_recording_asks_only_for_what_is_missing(tmp_path):
     assert CassetteModel(tmp_path / "a").complete_many([act(0), act(1), act(2)]) == [*first, again[1]]
 
 
+def test_recording_begun_for_a_model_that_never_answered_becomes_that_of_another(tmp_path):
+    with serving() as (_, model):
+        CassetteModel(tmp_path / "a", model, "auto", ignore=r"\d+ s")
+    player = CassetteModel(tmp_path / "a", numbered(), "auto")
+    assert (player.name, player.capabilities) == ("scripted", ScriptedModel.capabilities)
+    assert player.ignore.pattern == r"\d+ s"
+    player.complete(act(0))
+    assert CassetteModel(tmp_path / "a").name == "scripted"
+
+
+def test_requests_that_have_not_been_sent_when_there_is_no_more_to_ask_are_not(tmp_path):
+    """One by one all but the first, or all but the first together; a recording gives what was given."""
+    requests = [act(1, "candidate", sample=i) for i in range(4)]
+
+    def until(stop):
+        heard = []
+        return heard, lambda response: heard.append(response) or len(heard) != stop
+
+    def check(model, share_prefix, stop, expected):
+        file = tmp_path / f"{model.name}-{share_prefix}-{stop}"
+        for asked in ([], [model, "record"], [None]):
+            player = CassetteModel(file, *asked) if asked else model
+            heard, more = until(stop)
+            assert player.complete_many(requests, share_prefix, more) == heard
+            assert len(heard) == expected
+
+    for stop in (1, 2, 3, 4, 9):
+        check(numbered(), True, stop, min(stop, 4))
+        with serving() as (_, model):
+            check(model, True, stop, 1 if stop == 1 else 4)
+            check(model, False, stop, 4)
+        answers = [chat("stop", "ok")] * 40
+        with chat_server(*answers) as (url, _):
+            model = OpenAIModel("local", base_url=url, api_key="none")
+            check(model, True, stop, 1 if stop == 1 else 4)
+            check(model, False, stop, 4)
+
+
 def test_recordings_survive_a_cut_at_any_byte(tmp_path):
     whole = tmp_path / "whole"
     recorded = CassetteModel(whole, numbered(), "record").complete_many([act(0), act(1), act(2)])
@@ -683,6 +751,9 @@ def test_chat_answers_of_all_kinds():
     broken = chat("tool_calls", None, [("c", "bash", "{no json")])
     written = chat("stop", 'I look.\n```json\n{"name": "bash", "arguments": {"command": "ls"}}\n```')
     long = (400, {"error": {"message": "too many", "code": "context_length_exceeded"}})
+    llama = "the request exceeds the available context size. try increasing the context size or enable context shift"
+    longer = (400, {"error": {"code": 400, "message": llama, "type": "exceed_context_size_error", "n_ctx": 4096}})
+    old = (400, {"error": {"code": 400, "message": llama, "type": "invalid_request_error"}})
     bad = (400, {"error": {"message": "no such field", "code": None}})
     refused = chat("stop")
     refused[1]["choices"][0]["message"]["refusal"] = "I will not."
@@ -693,6 +764,8 @@ def test_chat_answers_of_all_kinds():
         chat("length", "cut"),
         chat("content_filter"),
         long,
+        longer,
+        old,
         (500, {}),
         chat("stop", "ok"),
         bad,
@@ -700,11 +773,11 @@ def test_chat_answers_of_all_kinds():
     with chat_server(*answers) as (url, seen):
         model = OpenAIModel("local", base_url=url, api_key="none")
         first = model.complete(act(0))
-        got = [model.complete(act(0)) for _ in range(6)]
+        got = [model.complete(act(0)) for _ in range(8)]
         with pytest.raises(ModelError, match=r"local: 400: .*no such field"):
             model.complete(act(0))
-    assert [r.stop for r in got] == ["tool_use", "tool_use", "max_tokens", "refusal", "context", "end_turn"]
-    assert [r.call is not None for r in got] == [False, True, False, False, False, False]
+    assert [r.stop for r in got] == ["tool_use", "tool_use", "max_tokens", "refusal", *["context"] * 3, "end_turn"]
+    assert [i for i, r in enumerate(got) if r.call is not None] == [1]
     assert got[1].content[-1] == {"type": "tool_use", "id": "call_c1", "name": "bash", "input": {"command": "ls"}}
     assert (first.stop, first.detail) == ("refusal", "I will not.")
     assert got[0].cost_usd is None

@@ -19,8 +19,9 @@ from dars.config import (
     HistorySection,
 )
 from dars.env.memory import MemoryEnvironment
-from dars.models.base import ModelResponse, ScriptedModel, ToolCall, answered
+from dars.models.base import Capabilities, ModelResponse, ScriptedModel, ToolCall, answered
 from dars.prompts import make_prompts
+from dars.runs import used
 from dars.search.engine import Engine
 from dars.search.resample import canonical
 from dars.search.turns import elide
@@ -92,6 +93,28 @@ def test_every_request_keeps_the_layout_of_messages():
         if request.role != "critic":
             assert len(turns) == 1 + 2 * len(request.path)
     assert engine.state.tree.skeleton() == "o(eo(s|s)|eo(s|s))"
+
+
+@pytest.mark.parametrize("context", ["compact", "full"])
+def test_only_replacements_are_drawn_warm(context):
+    settings = {"critic": CriticSection(context=context), "feedback": FeedbackSection(summarize=True)}
+    _, model, _ = searched(script(STORY), **settings)
+    found = {(r.role, r.temperature) for r in model.requests}
+    assert found == {("act", 0.0), ("candidate", 0.8), ("critic", 0.0), ("summarize", 0.0)}
+    _, model, _ = searched(script(STORY), strategy="restart", restarts=2)
+    assert {(r.role, r.temperature) for r in model.requests} == {("act", 0.8)}  # else all runs would be the same
+
+
+def test_no_temperature_is_asked_of_a_provider_without_one():
+    class Cold(Recording):
+        capabilities = Capabilities()
+
+    model = Cold(script(STORY))
+    config = DarsConfig(budget=BudgetSection(depth=8), candidates=CandidatesSection(k=2))
+    prompts = make_prompts("the sum is wrong", list(TOOLS.values()))
+    Engine(model, MemoryEnvironment({"log": ""}), TOOLS, prompts, config).run()
+    assert {r.role for r in model.requests} == {"act", "candidate", "critic"}
+    assert {r.temperature for r in model.requests} == {None}
 
 
 def test_feedback_stands_after_the_result_in_one_request_only():
@@ -222,6 +245,20 @@ def test_critic_chooses_or_falls_back_after_one_retry(reply, taken, fallback):
         assert all((r.tools != ()) == (context == "full") for r in asked)
 
 
+@pytest.mark.parametrize(("bad", "rate"), [((), 0.0), ((1,), 1 / 3), ((1, 3), 1.0), (None, None)])
+def test_rate_of_fallbacks_is_that_of_the_choices_that_a_critic_was_asked_for(bad, rate):
+    """Three choices, after one action and (on two paths) after three."""
+
+    def policy(request):
+        if request.role == "critic":
+            return "I cannot decide" if len(request.path) in bad else "0"
+        return ToolCall(STORY[len(request.path)], {"n": request.sample, "role": request.role})
+
+    engine, model, _ = searched(policy, candidates=CandidatesSection(k=1 if bad is None else 2))
+    assert any(r.role == "critic" for r in model.requests) == (bad is not None)
+    assert engine.state.tree.critic_fallback_rate == used(engine.state)["critic_fallback_rate"] == rate
+
+
 def test_samples_of_alternatives_do_not_overlap():
     policy = DarsConfig().policy.model_copy(update={"num_expansions": 3})
     engine, model, _ = searched(script(STORY), policy=policy)
@@ -230,21 +267,49 @@ def test_samples_of_alternatives_do_not_overlap():
     assert len(engine.state.tree.nodes[1].children) == 3
 
 
-def test_branch_whose_workspace_equals_a_siblings_is_not_continued():
+def merged(run):
+    """A search whose tool "edit" does this, and the alternative to its first edit."""
+
     def policy(request):
         if request.role == "critic":
             return json.dumps({"notes": [], "scores": [], "index": 0})
         return ToolCall(STORY[len(request.path)], {"n": request.sample if request.role == "candidate" else "first"})
 
-    same = dict(TOOLS)
-    same["edit"] = Tool("edit", {}, "edit", lambda env, args, state: Observation("the same"))
-    model = Recording(policy)
+    same = TOOLS | {"edit": Tool("edit", {}, "edit", run)}
+    model, events = Recording(policy), []
     config = DarsConfig(candidates=CandidatesSection(k=2, retries=0), budget=BudgetSection(depth=8))
-    engine = Engine(model, MemoryEnvironment({"log": ""}), same, make_prompts("x", list(same.values())), config)
+    prompts = make_prompts("x", list(same.values()))
+    engine = Engine(model, MemoryEnvironment({"log": ""}), same, prompts, config, log=events.append)
     engine.run()
-    alternative = next(n for n in engine.state.tree.nodes.values() if n.child_index == 1 and n.depth == 2)
+    return engine, next(n for n in engine.state.tree.nodes.values() if n.child_index == 1 and n.depth == 2)
+
+
+def write_the_same(env, args, state):
+    env.write_file("log", b"the same")
+    return Observation("the same")
+
+
+def test_branch_whose_workspace_equals_a_siblings_is_not_continued():
+    _, alternative = merged(write_the_same)
     assert alternative.exit == "transposed"
     assert not alternative.children
+
+
+def test_branch_that_only_read_is_continued_beside_another_that_did():
+    _, alternative = merged(lambda env, args, state: Observation(f"seen: {args['n']}"))
+    assert alternative.exit == ""
+    assert alternative.children
+
+
+@pytest.mark.parametrize("asked", [{"action": {"name": "edit", "input": {"n": "by hand"}}}, {"hint": "again"}, {}])
+def test_branch_that_a_person_asked_for_is_continued_whatever_a_sibling_did(asked):
+    engine, alternative = merged(write_the_same)
+    at = alternative.parent
+    engine.state.apply({"type": "fork", "node": at, **asked})
+    engine.run()
+    forked = engine.state.tree.children(at)[2]
+    assert forked.state_hash == alternative.state_hash
+    assert forked.children
 
 
 def test_endings_without_an_action():
@@ -305,6 +370,12 @@ def test_blockwise_elision_seldom_breaks_a_prefix(observations, high, low):
         before = shown
     total = sum(len(text) // 4 for text in observations)
     assert breaks <= math.ceil(total / (high - low))
+
+
+@pytest.mark.parametrize(("high", "low"), [(10, 10), (10, 20)])
+def test_elision_that_would_never_end_is_refused(high, low):
+    with pytest.raises(ValueError, match=f"low is {low} and high is {high}; low has to be below high"):
+        HistorySection(high=high, low=low)
 
 
 def test_last_n_keeps_the_last_observations():

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from dars.aci.registry import registry
 from dars.aci.testing import REPORT
+from dars.agent import run
+from dars.bench.execute import own_python
 from dars.candidates import Candidate, harvest
 from dars.cli.main import main
 from dars.config import BudgetSection, CandidatesSection, DarsConfig, ReviewSection
@@ -200,6 +202,43 @@ def test_tests_without_a_report_are_run_one_by_one_and_agree_with_the_report(tmp
     assert broken[0] == broken[1] == [[], ["test_zero"], ["test_zero"], []]
 
 
+def test_tests_that_pytest_collects_are_visible_where_none_are_named(tmp_path):
+    candidates = named_candidates("right", "three", "breaks", "abs")
+    named = case_of(Memory(report=True), chain(), candidates, task(tmp_path, visible_tests=list(VISIBLE)))
+    collected = case_of(Memory(report=True), chain(), candidates, task(tmp_path))
+    reviews = [ExecutionReviewer().review(case) for case in (named, collected)]
+    assert reviews[0] == reviews[1]
+    assert reviews[1].scores == (0.0, -1.0, -1.0, 0.0)
+    without = case_of(Memory(), chain(), candidates, task(tmp_path))  # no report: there is no pytest
+    review = ExecutionReviewer().review(without)
+    assert review.scores == (0.0,) * 4
+    assert sum("pytest" in command for command in without.env.commands) == 1
+
+
+def test_projects_tests_judge_the_candidates_of_a_default_run(tmp_path):
+    """The first edit, which the reproduction cannot tell from the right one, breaks a test of the project."""
+    for name, text in BASE.items():
+        (tmp_path / "repo" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "repo" / name).write_text(text)
+
+    def answer(request):
+        if request.role == "critic":
+            return json.dumps({"notes": [], "scores": [], "index": 0})
+        body = BODIES["breaks" if request.role == "act" else "right"].strip()
+        if not request.path:
+            return ToolCall("edit", {"path": "calc.py", "old": "return a - b", "new": body})
+        return ToolCall("submit", {"summary": str(request.sample)})
+
+    config = DarsConfig(candidates=CandidatesSection(k=1), budget=BudgetSection(depth=3))
+    with own_python():
+        result = run(Task(tmp_path / "repo", "add is wrong"), ScriptedModel(answer), config, out=tmp_path / "out")
+    assert [f"+{BODIES[name]}" in c.patch for c in result.candidates for name in ("right", "breaks")] == [
+        True, False, False, True,
+    ]  # fmt: skip
+    evidence = json.loads((tmp_path / "out" / "review.json").read_text())["evidence"]
+    assert set(evidence["tests"]) == {f"tests.test_calc::{name}" for name in ("test_twice", "test_zero")}
+
+
 def test_script_that_no_candidate_passes_weighs_nothing(tmp_path):
     candidates = named_candidates("right", "three")
     case = case_of(Memory(), chain("raise SystemError\n", SCRIPTS[0]), candidates, task(tmp_path))
@@ -221,7 +260,8 @@ def test_every_script_runs_in_a_fresh_copy(tmp_path):
     class Dirty(Memory):
         def exec(self, cmd, timeout=None, stdin=None):
             done = super().exec(cmd, timeout, stdin)
-            seen.append(sorted(set(self.list_files()) - set(BASE)))
+            if "pytest" not in cmd:
+                seen.append(sorted(set(self.list_files()) - set(BASE)))
             self.write_file("left behind", b"x")
             return done
 

@@ -1,5 +1,6 @@
 """The rule of traversal: a released tree and its prunings, identities on random trees, order and workers."""
 
+import json
 import shutil
 from dataclasses import replace
 from itertools import combinations
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dars import theory
 from dars.aci.base import Observation, Tool
 from dars.config import BudgetSection, CandidatesSection, DarsConfig, DedupeSection, FeedbackSection, PolicySection
 from dars.env.memory import MemoryEnvironment
@@ -60,6 +62,12 @@ def test_cutting_a_tree_afterwards_is_searching_with_fewer_limits():
             assert whole.prune(limits).skeleton() == searched.skeleton()
 
 
+def test_empty_skeleton_is_a_leaf():
+    trace = simulate_skeleton("", PAPER)
+    assert (trace.n_steps, trace.n_leaves, trace.leaf_depths, trace.replay_steps) == (0, 1, [0], 0)
+    assert trace.n_leaves == theory.leaf_count([])
+
+
 def test_skeleton_and_file_round_trips():
     tree = simulate_skeleton("oe(e(s|s)|os)", PAPER, max_depth=9).tree
     again = Tree.from_json(tree.to_json())
@@ -84,7 +92,9 @@ def test_policy_refuses_what_makes_no_sense():
         ({"fix": 1}, {}, 2),
         ({"edit": -1}, {}, 2),
         ({"edit": 1}, {"edit": ["fix"]}, 2),
+        ({"edit": 1.7}, {}, 2),
         ({}, {}, 0),
+        ({}, {}, 1.7),
     ):
         with pytest.raises(ValueError, match=r"unknown kind|at least"):
             ExpansionPolicy(limits, after, number)
@@ -234,6 +244,33 @@ def test_damage_in_the_middle_of_a_log_is_named(tmp_path):
         restored(tmp_path)
 
 
+def test_missing_line_of_a_log_is_named_whichever_it_is(tmp_path):
+    whole, _ = world(11, PAPER)
+    search("an issue", whole.model, MemoryEnvironment({"log": ""}), whole.tools, whole.config, tmp_path)
+    log = (tmp_path / "events.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(log) > 5
+    for gone in range(len(log) - 1):
+        (tmp_path / "events.jsonl").write_bytes(b"".join(log[:gone] + log[gone + 1 :]))
+        with pytest.raises(TreeFormatError, match=rf"events\.jsonl, line {gone + 1}: .*missing"):
+            restored(tmp_path)
+    unnumbered = [json.dumps({k: v for k, v in json.loads(line).items() if k != "n"}) for line in log]
+    (tmp_path / "events.jsonl").write_text("\n".join(unnumbered) + "\n")
+    state = restored(tmp_path)  # as of before
+    del unnumbered[2]
+    (tmp_path / "events.jsonl").write_text("\n".join(unnumbered) + "\n")
+    with pytest.raises(TreeFormatError, match=r"events\.jsonl, line 3: "):
+        restored(tmp_path)
+    assert len(state.tree) > 3
+
+
+@pytest.mark.parametrize("meta", ["{}", "[]", "3", '{"issue": 3, "config": {}}', '{"issue": "x", "config": {"a": 1}}'])
+def test_damaged_description_of_a_run_is_refused(meta, tmp_path):
+    (tmp_path / "meta.json").write_text(meta)
+    (tmp_path / "events.jsonl").write_text("")
+    with pytest.raises(TreeFormatError, match=r"meta\.json is missing or damaged"):
+        restored(tmp_path)
+
+
 def test_folder_of_another_run_is_refused(tmp_path):
     whole, _ = world(11, PAPER)
     search("an issue", whole.model, MemoryEnvironment({"log": ""}), whole.tools, whole.config, tmp_path)
@@ -266,6 +303,30 @@ def test_restarts_go_on_until_the_budget_ends():
     engine, _ = world(5, PAPER, strategy="restart", calls=40)
     assert engine.run() == "calls"
     assert engine.state.calls == 40
+
+
+@pytest.mark.parametrize("starts", [0, 1, 3])
+@pytest.mark.parametrize(("stop", "asked"), [("refusal", 1), ("end_turn", 3)])
+def test_restarts_end_at_a_start_without_an_action(starts, stop, asked):
+    """No step is made by it, so that a limit of steps alone would never end the search."""
+    requests = []
+
+    def act(request):
+        requests.append(request)
+        assert len(requests) < 50
+        return ToolCall("submit") if request.sample // 100 < starts else "no"
+
+    class Silent(ScriptedModel):
+        def complete(self, request):
+            return replace(super().complete(request), stop="tool_use" if request.sample // 100 < starts else stop)
+
+    config = DarsConfig(strategy="restart", budget=BudgetSection(steps=starts + 5))
+    tools = {"submit": Tool("submit", {}, "submit", lambda env, args, state: Observation(""))}
+    engine = Engine(Silent(act), MemoryEnvironment({}), tools, Prompts(), config)
+    assert engine.run() == "done"
+    assert len(engine.state.tree.root.children) == starts
+    assert len(requests) == engine.state.calls == starts + asked
+    assert not engine.state.pending
 
 
 def test_random_branches_are_as_many_as_asked_and_as_the_seed_says():

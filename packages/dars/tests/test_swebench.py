@@ -51,6 +51,13 @@ def test_rows_are_the_same_from_every_format(tmp_path):
         assert read_instances(tmp_path / name) == ROWS
 
 
+def test_rows_that_no_task_can_be_made_of_are_named(tmp_path):
+    for field, value in (("problem_statement", " "), ("FAIL_TO_PASS", "no list")):
+        (tmp_path / "a.json").write_text(json.dumps([*ROWS[:2], {**ROWS[2], field: value}]))
+        with pytest.raises(TaskError, match=rf"a\.json, row 3: the row a__b-2: {field}"):
+            read_instances(tmp_path / "a.json")
+
+
 def test_parquet_holds_the_same_rows(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
@@ -118,6 +125,7 @@ def test_a_failing_instance_costs_only_itself_and_is_tried_again(tmp_path):
     assert "no luck" in json.loads((tmp_path / "a__b-3/error.json").read_text())["traceback"]
     assert predictions(tmp_path) == {f"a__b-{i}": f"patch {i}" for i in (0, 1, 2, 4)}
     assert [event["number"] for event in seen] == [1, 2, 3, 4, 5]
+    assert [event["error"] for event in seen if "error" in event] == ["ValueError: no luck"]
     tried = []
     again = run_instances(ROWS, lambda task, folder: tried.append(task.id) or RunSummary("mended"), tmp_path, "dars")
     assert tried == ["a__b-3"]

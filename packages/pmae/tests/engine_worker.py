@@ -1,8 +1,8 @@
-"""Small training runs under torchrun: a JSON of folders and options of `fit`."""
+"""Small training runs, alone or as one of several processes."""
 
-import json
-import sys
+import os
 
+import torch
 from common import digits
 
 import pmae
@@ -16,6 +16,11 @@ def small_model(kind="pmae", **settings):
     return pmae.PMAE(config, space) if kind == "pmae" else pmae.PixelMAE(config, space)
 
 
-if __name__ == "__main__":
-    for out, options in json.loads(sys.argv[1]).items():
+def train_in_turn(rank, size, port, runs):
+    """What torchrun would start: folders and options of `fit`."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    torch.set_num_threads(1)
+    for out, options in runs.items():
         pmae.fit(small_model(), digits()[:192], out=out, **{"epochs": 3, "batch_size": 32, "lr": 3e-3, **options})
+    torch.distributed.destroy_process_group()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from common import digits
+from common import digits, started
 
 import pmae
 from pmae.cli import training
@@ -29,11 +29,24 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     for arguments in (
         ("fit-basis", "digits", "--out", "space.safetensors", "--set", "std_floor=0.05"),
-        ("pretrain", "digits", "--space", "space.safetensors", "--out", "run", "--epochs", 3, *SHORT),
+        (
+            "pretrain",
+            "digits",
+            "--space",
+            "space.safetensors",
+            "--out",
+            "run",
+            "--epochs",
+            3,
+            "--heldout",
+            "test",
+            *SHORT,
+        ),
         ("pretrain", "digits", "--method", "mae", "--out", "mae", "--epochs", 2, *SHORT),
     ):
-        done = started(folder, *arguments)
-        assert done.wait() == 0, done.stderr.read()
+        process = started(folder, *arguments, stderr=folder / "stderr")
+        process.join()
+        assert process.exitcode == 0, (folder / "stderr").read_text()
     return folder
 
 
@@ -49,13 +62,6 @@ def run(home, monkeypatch, capsys):
         return stopped.value.code, printed.out, printed.err
 
     return call
-
-
-def started(folder, *arguments, **how):
-    command = [sys.executable, "-m", "pmae", *map(str, arguments)]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    return subprocess.Popen(command, cwd=folder, env=environment, **{**streams, **how})
 
 
 def records(path):
@@ -79,10 +85,23 @@ def test_help_and_version_answer_without_a_framework():
 
 def test_version(run):
     assert run("--version") == (0, f"{pmae.__version__}\n", "")
+    command = [sys.executable, "-m", "pmae", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{pmae.__version__}\n"
 
 
 def test_every_command_has_help(run):
-    for command in ("fit-basis", "inspect", "pretrain", "embed", "probe", "reconstruct", "export", "compare", "bench"):
+    for command in (
+        "fit-basis",
+        "inspect",
+        "pretrain",
+        "search-ratio",
+        "embed",
+        "probe",
+        "reconstruct",
+        "export",
+        "compare",
+        "bench",
+    ):
         assert run(command, "--help")[0] == 0
     for command in (("eval",), ("data", "list"), ("data", "check"), ("data", "make")):
         assert run(*command, "--help")[0] == 0
@@ -123,9 +142,9 @@ def test_training_tells_an_epoch_a_line(run, tmp_path):
 def test_terminal_shows_a_bar(home, tmp_path):
     ours, theirs = pty.openpty()
     arguments = ("pretrain", "digits", "--space", "space.safetensors", "--out", tmp_path / "r", "--epochs", 2, *SHORT)
-    process = started(home, *arguments, stderr=theirs)
+    process = started(home, *arguments, stderr=os.ttyname(theirs))
+    shown = os.read(ours, 4096)  # so the process has opened its side
     os.close(theirs)
-    shown = b""
     while True:
         try:
             part = os.read(ours, 4096)
@@ -134,7 +153,8 @@ def test_terminal_shows_a_bar(home, tmp_path):
         if not part:
             break
         shown += part
-    assert process.wait() == 0
+    process.join()
+    assert process.exitcode == 0
     assert "━".encode() in shown
     assert b"FVU" in shown
 
@@ -151,16 +171,15 @@ def test_stopping_after_an_epoch_and_going_on_is_the_whole_run(run, home, tmp_pa
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_exits_with_130(sent, home, tmp_path):
     folder = tmp_path / "r"
-    process = started(
-        home, "pretrain", "digits", "--space", "space.safetensors", "--out", folder, "--epochs", 10_000, *SHORT
-    )
+    arguments = ("--space", "space.safetensors", "--out", folder, "--epochs", 10_000, *SHORT)
+    process = started(home, "pretrain", "digits", *arguments, stderr=tmp_path / "stderr")
     while not (folder / "metrics.jsonl").exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.is_alive(), (tmp_path / "stderr").read_text()
         time.sleep(0.05)
-    process.send_signal(sent)
-    _, err = process.communicate()
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "error: interrupted"
+    os.kill(process.pid, sent)
+    process.join()
+    assert process.exitcode == 130
+    assert (tmp_path / "stderr").read_text().splitlines()[-1] == "error: interrupted"
     facts = json.loads((folder / "run.json").read_text())
     assert facts["finished"] is False
     assert facts["steps_done"] == records(folder / "metrics.jsonl")[-1]["step"]
@@ -199,6 +218,56 @@ def test_file_for_several_values_asks_for_one_of_them(tmp_path):
     assert merged(file, ["model.ratio=0.5"], {})["model"]["ratio"] == 0.5
 
 
+def test_held_out_images_are_the_test_split_or_those_of_other_data(run, home, tmp_path):
+    images = pmae.data.load("digits", "test").images[:, 0]
+    np.savez(tmp_path / "f.npz", train_images=images[:9], test_images=images[:100])
+    np.save(tmp_path / "f.npy", images[:100])
+    given = ("pretrain", "digits", "--space", "space.safetensors", "--epochs", 1, *SHORT)
+    looked = []
+    for name in ("test", "digits", f"npz:{tmp_path / 'f.npz'}", f"npy:{tmp_path / 'f.npy'}"):
+        code, out, _ = run(*given, "--out", tmp_path / "r", "--resume", "never", "--heldout", name, "--json")
+        assert code == 0
+        looked.append(json.loads(out))
+        (record,) = records(tmp_path / "r" / "bands.jsonl")
+        assert looked[-1]["heldout fvu"] == record["fvu"]
+        assert looked[-1]["heldout r2"] == {band: 1 - fvu for band, fvu in record["bands"].items()}
+        assert (tmp_path / "r" / "bands.png").read_bytes()[:4] == b"\x89PNG"
+    assert (
+        looked[0]["heldout fvu"] == looked[1]["heldout fvu"]
+    )  # as without --heldout, the test split is not trained on
+    assert looked[2]["heldout fvu"] == looked[3]["heldout fvu"] != looked[0]["heldout fvu"]
+    assert looked[0]["loss"] == looked[2]["loss"]
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["heldout"] == f"npy:{tmp_path / 'f.npy'}"
+
+
+def test_records_go_to_tensorboard(run, tmp_path):
+    pytest.importorskip("tensorboard")
+    given = ("pretrain", "digits", "--space", "space.safetensors", "--out", tmp_path / "r", "--epochs", 1, *SHORT)
+    assert run(*given, "--track", "tensorboard")[0] == 0
+    assert len(list((tmp_path / "r" / "tensorboard").glob("events.*"))) == 1
+
+
+def test_search_for_a_ratio_is_that_of_the_library(run, home, monkeypatch):
+    given = ("--ratios", "0.1,0.2,0.4,0.6", "--epochs", 1, "--heldout", "test", *SHORT)
+    code, out, err = run("search-ratio", "digits", "--space", "space.safetensors", *given, "--json")
+    assert code == 0
+    assert [line.split(":")[0] for line in err.splitlines()] == [f"ratio {r}" for r in (0.1, 0.2, 0.4, 0.6)]
+    train, test = (pmae.data.load("digits", split).images for split in ("train", "test"))
+    expected = pmae.search_ratio(
+        train, pmae.MaskSpace.load(home / "space.safetensors"),
+        pmae.PMAEConfig("tiny", dim=16, depth=1, heads=2, decoder_dim=16), (0.1, 0.2, 0.4, 0.6), 1, test,
+        batch_size=64, lr=1e-3, augment="flip", device="cpu",
+    )  # fmt: skip
+    found = json.loads(out)
+    assert (found["ratio"], found["fvu"]) == (expected.ratio, expected.fvu.tolist())
+    monkeypatch.setattr("pmae.ratio_search.search_ratio", lambda *_, **__: expected)
+    code, out, _ = run("search-ratio", "digits", "--space", "space.safetensors", *given)
+    assert [line.split()[:2] for line in out.splitlines()[1:5]] == [
+        [f"{r:g}", f"{f:.4g}"] for r, f in zip(expected.ratios, expected.fvu, strict=True)
+    ]
+    assert out.splitlines()[-1].startswith(f"ratio {expected.ratio:.3g}: ")
+
+
 def test_ratio_may_be_a_pair():
     assert training._ratio("0.15") == 0.15
     assert training._ratio("0.1,0.9") == [0.1, 0.9]
@@ -230,7 +299,14 @@ def test_probes_are_printed_kept_and_compared(run, home):
     assert (first["method"], first["epochs"], first["knn avg"]) == ("pmae", 3, shown["accuracy"])
     assert (second["method"], second["ratio"]) == ("mae", 0.75)
     assert "linear cls" in second
-    assert len(run("compare", "run", "mae")[1].splitlines()) == 3
+    shown = run("compare", "run", "mae")[1].splitlines()
+    assert len(shown) == 3 + 4
+    last = records(home / "run" / "bands.jsonl")[-1]
+    assert shown[4] == "R² of components on held-out images"
+    assert shown[5].split() == ["run", *last["bands"]]
+    assert shown[6].split() == ["run", *(f"{1 - fvu:.4g}" for fvu in last["bands"].values())]
+    assert first["heldout fvu"] == last["fvu"]
+    assert "heldout fvu" not in second
 
 
 @pytest.mark.parametrize("name", ["run", "mae"])
@@ -348,6 +424,11 @@ REFUSED = [
     (("probe", "run", "digits", "--kind", "svm"), 2, "kind='svm': one of linear"),
     (("probe", "run", "digits", "--protocol", "slow"), 2, "protocol='slow'"),
     (("export", "run", "--format", "caffe", "--out", "x"), 2, "caffe"),
+    ((*TRAIN, "--heldout", "test", "--method", "mae"), 2, "which only PMAE hides"),
+    ((*TRAIN, "--track", "paper"), 2, "track='paper': one of tensorboard"),
+    (("search-ratio", "digits", "--epochs", 1, "--ratios", "0.1,x"), 2, "ratios '0.1,x': shares such as"),
+    (("search-ratio", "digits", "--epochs", 1, "--ratios", "0.1,0.2"), 2, "at least 4 different shares"),
+    (("search-ratio", "digits", "--epochs", 1, "--set", "method=mae"), 2, "search-ratio is for method pmae"),
     (("data", "make", "cifar10", "--out", "x.npz"), 2, "one of photopatch, digits"),
     (("bench", "--peer", "lightning"), 2, "peer 'lightning'"),
     (("eval", "--profile", "huge", "--out", "x"), 2, "huge"),
@@ -360,6 +441,7 @@ REFUSED = [
     (("fit-basis", "digits", "--out", "nowhere/x.safetensors"), 3, "the folder nowhere does not exist"),
     (("pretrain", "digits", "--space", "nowhere.safetensors", "--out", "x", "--epochs", 1), 3, "no such space file"),
     (("pretrain", "digits", "--config", "nowhere.yaml", "--out", "x"), 3, "nowhere.yaml: No such file"),
+    ((*TRAIN, "--heldout", "npz:nowhere.npz"), 3, "npz:nowhere.npz does not exist"),
     ((*TRAIN, "--size", 16), 3, r"(1, 16, 16), the model is for (1, 8, 8)"),
     ((*TRAIN, "--set", "model.patch_size=3"), 3, "8×8"),
     (("probe", "run", "npz:unlabelled.npz"), 3, "has no labels"),

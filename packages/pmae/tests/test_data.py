@@ -437,6 +437,13 @@ def test_an_axis_that_could_be_either_must_be_named(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 9, 3), np.uint8))
     with pytest.raises(ShapeError, match="layout=NCHW or NHWC"):
         data.load(f"npz:{tmp_path / 'a.npz'}")
+    for named, shape in (("NHWC", (3, 8, 9)), ("NCHW", (8, 9, 3))):
+        np.savez(tmp_path / "b.npz", images=np.zeros((2, 8, 9, 3), np.uint8), layout=named)
+        assert data.load(f"npz:{tmp_path / 'b.npz'}").shape == shape
+    assert data.load(f"npz:{tmp_path / 'b.npz'}", layout="NHWC").shape == (3, 8, 9)  # what is asked for wins
+    np.savez(tmp_path / "b.npz", images=np.zeros((2, 8, 9, 3), np.uint8), layout="HWNC")
+    with pytest.raises(DataError, match="layout is 'HWNC': one of auto, NCHW, NHWC"):
+        data.load(f"npz:{tmp_path / 'b.npz'}")
 
 
 def test_floats_stay_floats_and_other_integers_are_refused(tmp_path):
@@ -498,16 +505,18 @@ def test_grey_is_repeated_and_colours_become_pillows_luma():
         with_channels(colour, 2)
 
 
-def test_a_made_file_is_the_data_set_it_was_made_of(tmp_path):
-    counts = data.make("photopatch", tmp_path / "sub" / "p.npz", size=16, n=40, n_test=20, seed=2)
+@pytest.mark.parametrize("size", [8, 16, 24])
+def test_a_made_file_is_the_data_set_it_was_made_of(size, tmp_path):
+    counts = data.make("photopatch", tmp_path / "sub" / "p.npz", size=size, n=40, n_test=20, seed=2)
     assert counts == {"train": 40, "test": 20}
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["p.npz"]
     for split, n in (("train", 40), ("test", 20)):
-        found = data.load(f"npz:{tmp_path / 'sub' / 'p.npz'}", split, layout="NHWC")
-        wanted = data.load("photopatch", split, size=16, n=n, seed=2)
+        found = data.load(f"npz:{tmp_path / 'sub' / 'p.npz'}", split)
+        wanted = data.load("photopatch", split, size=size, n=n, seed=2)
         assert np.array_equal(found.images, wanted.images)
         assert np.array_equal(found.labels, wanted.labels)
         assert found.classes == wanted.classes
+    assert data.check(f"npz:{tmp_path / 'sub' / 'p.npz'}")["splits"]["train"]["shape"] == [3, size, size]
 
 
 def test_a_file_that_cannot_be_made_leaves_the_old_one(tmp_path, monkeypatch):

@@ -5,15 +5,14 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from common import digits
-from engine_worker import small_model
+from common import PROCESSES, digits
+from engine_worker import small_model, train_in_turn
 from torch import nn
 
 import pmae
@@ -64,12 +63,16 @@ def pairs(tmp_path_factory):
         "sharded": {"sync_masks": True, "parallel": "fsdp2"},
         "own": {"stop_after": 1},
     }
-    options = json.dumps({str(root / name): {"augment": "none", **given} for name, given in runs.items()})
-    worker = Path(__file__).with_name("engine_worker.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, worker, options], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    options = {str(root / name): {"augment": "none", **given} for name, given in runs.items()}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [PROCESSES.Process(target=train_in_turn, args=(rank, 2, port, options)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
     return root
 
 
@@ -124,6 +127,7 @@ def test_vectors_and_tokens_are_not_decayed():
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning")
 @pytest.mark.parametrize("kind", ["uint8", "float64", "memmap", "strided", "items"])
 def test_streamed_batches_equal_resident_ones(kind, tmp_path):
     images = IMAGES[:, None]

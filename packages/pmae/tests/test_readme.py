@@ -2,9 +2,15 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
+
+import pytest
+
+from pmae.cli.main import main
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -14,9 +20,7 @@ def blocks(language):
 
 
 def run(command, folder):
-    # The console script beside the interpreter comes first, as in an activated environment.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240
     )
@@ -37,12 +41,25 @@ def test_python_block_prints_what_it_says(tmp_path):
     assert all(abs(a - b) < 10 for a, b in zip(found[2:], printed[2:], strict=True))
 
 
-def test_bash_block_goes_from_a_basis_to_an_export(tmp_path):
+def test_bash_block_goes_from_a_basis_to_an_export(tmp_path, monkeypatch, capsys):
+    """Each line as a shell hands it over, in one process: importing torch eight times is most of the time otherwise."""
     (script,) = blocks("bash")
-    shown = run(["bash", "-e", "-c", script], tmp_path)
-    assert "mae" in shown
+    monkeypatch.chdir(tmp_path)
+    for line in script.splitlines():
+        monkeypatch.setattr(sys, "argv", shlex.split(line))
+        assert sys.argv[0] == "pmae"
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        assert ended.value.code == 0, shown.err
+    assert "mae" in shown.out
     assert (tmp_path / "seen.png").stat().st_size > 10_000
     assert list((tmp_path / "encoder").glob("*.safetensors"))
+
+
+def test_console_script_is_the_command_line():
+    (script,) = entry_points(group="console_scripts", name="pmae")
+    assert script.load() is main
 
 
 def test_pictures_that_are_named_exist():

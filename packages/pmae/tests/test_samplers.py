@@ -1,5 +1,6 @@
 import json
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,6 +15,12 @@ FOUR = (0.5, 0.25, 0.125, 0.125)
 def decaying(n=60):
     lam = np.arange(1, n + 1) ** -1.2
     return lam / lam.sum()
+
+
+@cache
+def many(rule):
+    """20,000 masks at a ratio of 0.2."""
+    return ComponentSampler(decaying(), 0.2, rule, min_masked=0, min_visible=0, seed=3).sample(20_000).numpy()
 
 
 def chosen(rule, perm, ratio, shares=FOUR, **bounds):
@@ -75,15 +82,14 @@ def test_rules_order_themselves_around_the_ratio(values, random, ratio, u):
 
 @pytest.mark.parametrize("rule", ["unbiased", "balanced"])
 def test_expected_share_is_the_ratio(rule):
-    sampler = ComponentSampler(decaying(), 0.2, rule, min_masked=0, min_visible=0, seed=3)
-    shares = sampler.sample(20_000).numpy() @ decaying()
+    shares = many(rule) @ decaying()
     assert abs(shares.mean() - 0.2) < 4 * shares.std() / math.sqrt(len(shares))
 
 
 @pytest.mark.parametrize("rule", ["balanced", "bernoulli", "count"])
 def test_every_component_is_hidden_equally_often(rule):
     n, r = 20_000, 0.2
-    often = ComponentSampler(decaying(), r, rule, min_masked=0, seed=4).sample(n).numpy().mean(0)
+    often = many(rule).mean(0)
     assert (abs(often - r) < 5 * math.sqrt(r * (1 - r) / n)).all()
 
 

@@ -19,7 +19,8 @@ from .candidates import Candidate, harvest
 from .config import DarsConfig
 from .env import LocalEnvironment
 from .env.base import Environment
-from .errors import ModelError, TaskError, because
+from .env.scan import remove
+from .errors import ModelError, TaskError, TreeFormatError, because
 from .models.base import ChatModel, ToolCall, Usage
 from .models.choose import make_model
 from .prompts import make_prompts
@@ -28,12 +29,11 @@ from .runs import Event, config_of, finish, read_meta, recorded, restored
 from .search.engine import Engine
 from .search.state import SearchState
 from .search.values import judged, passing_share
-from .storage import EVENTS, EventLog, write_atomic
+from .storage import EVENTS, STATES, EventLog, write_atomic
 from .task import Task
 from .tree import Tree
 
 REFUSED = "model"  # why a search ended whose provider refused a request
-STATES = "states"  # the folder of a run in which its workspace keeps snapshots
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def run(
     interrupted: Callable[[], bool] = lambda: False,
     allow_unknown_price: bool = False,
     called: str | None = None,
+    again: bool = False,
 ) -> RunResult:
     """Search for a repair, and rank what was found.
 
@@ -80,14 +81,16 @@ def run(
     ----------
     model : a model, or its name as :func:`dars.models.make_model` takes it.
     critic : chooses among replacements; default: ``config.critic.model``, else the model itself.
-    env : the workspace; default: a private copy of ``task.repo``, or a container of ``task.image``. One that is given
-        is not closed.
-    out : folder for the log, the tree and the patches. One that holds a run of the same issue and settings goes on.
+    env : the workspace; default: a private copy of ``task.repo``, in a container of ``task.image`` where that is
+        named. One that is given is not closed.
+    out : folder for the log, the tree and the patches. One that holds a run of the same task, model and settings goes
+        on; that of another one is refused, unless no call was made yet.
     reviewer : default: as ``config.review`` says.
     workers : paths that run at once, each on a workspace of its own; the larger of this and ``config.workers``.
     on_event : is told every event; see :mod:`dars.search.state`.
     interrupted : asked before every call of a model; True saves and ends the search.
     called : name under which :func:`resume` finds a model that is given as an object.
+    again : go on with the run in ``out`` whatever its model and its files are now, as :func:`resume` does.
     allow_unknown_price : search under a limit of cost with a model whose price is unknown: the limit then never holds.
 
     Raises
@@ -105,26 +108,47 @@ def run(
     config = (config or DarsConfig()).model_copy(deep=True)
     config.workers = max(workers, config.workers)
     said = {"model": called or _named(model), "critic": _named(critic) if critic is not None else config.critic.model}
-    asked = _made(model)
-    critic = config.critic.model if critic is None else critic
-    chooser = None if critic is None else _made(critic)
-    for known in (asked, *([chooser] if chooser is not None else [])):
-        if config.budget.cost_usd is not None and not known.priced and not allow_unknown_price:
-            raise TaskError(
-                f"the price of {known.name} is unknown, so a limit of {config.budget.cost_usd} US$ cannot hold: give "
-                "its price in a YAML file (--rows), or allow it (--allow-unknown-price)"
-            )
+    asked, chooser = models(model, critic, config, allow_unknown_price)
     folder = None if out is None else Path(out)
-    about = {"issue": task.issue, "task": _described(task), **said, "sampling": _sampling(asked, config)}
+    about: dict[str, Any] = {"issue": task.issue}
+    if not again:
+        about |= {"task": _described(task), **said, "sampling": _sampling(asked, chooser or asked, config)}
     judge = reviewer or make_reviewer(config.review, asked, config.seed)
-    with recorded(folder, about, config, on_event) as (state, keep), workspace(task, config, env, folder) as place:
-        engine = _engine(task, asked, chooser, config, place, state, keep, interrupted)
-        try:
-            return _conclude(task, engine, judge, engine.run(), folder)
-        except ModelError as error:
-            engine.stopped = REFUSED  # what was paid for is harvested, and reviewed without asking a model
-            error.result = _conclude(task, engine, judge, REFUSED, folder)
-            raise
+    with recorded(folder, about, config, on_event) as (state, keep):
+        if not state.calls:
+            asked.check()
+            (chooser or asked).check()
+        with workspace(task, config, env, folder) as place:
+            began = state.tree.root.state_hash
+            if began and not again and place.source_hash not in ("", began):
+                raise TaskError(
+                    f"{folder} holds a run on other files than those of {task.repo}: resume it as it was, or use a new "
+                    "folder"
+                )
+            engine = _engine(task, asked, chooser, config, place, state, keep, interrupted)
+            try:
+                return _conclude(task, engine, judge, engine.run(), folder)
+            except ModelError as error:
+                engine.stopped = REFUSED  # what was paid for is harvested, and reviewed without asking a model
+                error.result = _conclude(task, engine, judge, REFUSED, folder)
+                raise
+
+
+def models(
+    model: ChatModel | str, critic: ChatModel | str | None, config: DarsConfig, allow_unknown_price: bool = False
+) -> tuple[ChatModel, ChatModel | None]:
+    """The model and the critic of a run, None where the model is its own; parameters as of :func:`run`.
+
+    Raises
+    ------
+    TaskError
+        There is no such model; a limit of cost cannot hold.
+    """
+    critic = config.critic.model if critic is None else critic
+    asked, chooser = _made(model), None if critic is None else _made(critic)
+    for known in (asked, chooser or asked):
+        _limited(known, config, allow_unknown_price)
+    return asked, chooser
 
 
 def resume(
@@ -155,7 +179,7 @@ def resume(
             raise TaskError(f"{out} began with a critic that no file can hold: give the critic")
         run_kwargs["critic"] = meta["critic"]
     config = config_of(meta) if config is None else config
-    return run(task_of(meta, out), model, config, env, out, **run_kwargs)
+    return run(task_of(meta, out), model, config, env, out, again=True, **run_kwargs)
 
 
 def review(
@@ -164,6 +188,8 @@ def review(
     config: DarsConfig | None = None,
     env: Environment | None = None,
     reviewer: Reviewer | None = None,
+    *,
+    allow_unknown_price: bool = False,
 ) -> RunResult:
     """Rank the candidates of a saved run again, without going on with its search.
 
@@ -171,11 +197,14 @@ def review(
     ----------
     model : that reviewers ask; default: that of the run.
     config : whose ``review`` and ``budget`` count; default: that of the run. The budget counts anew.
+    allow_unknown_price : as for :func:`run`, where ``config.review`` names a reviewer that asks the model.
     """
     meta = read_meta(out)
     config = config_of(meta) if config is None else config
     task, folder = task_of(meta, out), Path(out)
     asked = _made(model_of(meta, out) if model is None else model)
+    if "llm" in config.review.reviewers:
+        _limited(asked, config, allow_unknown_price)
     judge = reviewer or make_reviewer(config.review, asked, config.seed)
     with (
         recorded(folder, {"issue": task.issue}, config) as (state, keep),
@@ -213,7 +242,7 @@ def fork(
         raise TaskError("give a hint or an action, not both")
     old = Path(out)
     meta = read_meta(old)
-    tree = restored(old, str(meta["config"]["order"])).tree
+    tree = restored(old, config_of(meta).order).tree
     if node_id not in tree.nodes:
         raise TaskError(f"{old} has no node {node_id}; ids run from 0 to {len(tree) - 1}")
     node = tree.nodes[node_id]
@@ -237,7 +266,12 @@ def fork(
         raise TaskError(f"there is no tool {given['name']!r} to act with; there are {', '.join(sorted(known))}")
     event = {"type": "fork", "node": node_id, "hint": hint, "action": given}
     _copy_run(old, new, event, {"forked_from": {"run": str(old), "node": node_id}})
-    return resume(new, **run_kwargs)
+    copied = (new / EVENTS).stat().st_size
+    try:
+        return resume(new, **run_kwargs)
+    finally:
+        if (new / EVENTS).stat().st_size == copied and not (new / "tree.json").exists():  # it could not even begin
+            remove(new)
 
 
 def notices(task: Task) -> list[str]:
@@ -316,24 +350,26 @@ def workspace(task: Task, config: DarsConfig, given: Environment | None, folder:
     limits = config.env
     options: dict[str, Any] = {"network": limits.network, "timeout": limits.timeout, "memory_mb": limits.memory_mb}
     state_dir = None if folder is None else folder / STATES
-    if task.repo is None:
-        from .env.container import ContainerEnvironment
+    with _source(task) as source:
+        if task.image is not None:
+            from .env.container import ContainerEnvironment
 
-        assert task.image is not None
-        command = shlex.split(config.env.container_cli)
-        with ContainerEnvironment(task.image, config.env.workdir, command, state_dir=state_dir, **options) as container:
-            yield container
-        return
-    options |= {"backend": config.env.backend, "sandbox": config.env.sandbox}
-    with _source(task) as source, LocalEnvironment(source, state_dir=state_dir, **options) as local:
-        yield local
+            command = shlex.split(config.env.container_cli)
+            with ContainerEnvironment(
+                task.image, config.env.workdir, command, state_dir=state_dir, source=source, **options
+            ) as container:
+                yield container
+            return
+        assert source is not None
+        options |= {"backend": config.env.backend, "sandbox": config.env.sandbox}
+        with LocalEnvironment(source, state_dir=state_dir, **options) as local:
+            yield local
 
 
 @contextmanager
-def _source(task: Task) -> Iterator[Path]:
-    """The folder of the task's files: the repository as it is, or its files at ``base_commit``."""
-    assert task.repo is not None
-    if task.base_commit is None:
+def _source(task: Task) -> Iterator[Path | None]:
+    """The folder of the task's files: the repository as it is, or its files at ``base_commit``; None: an image's."""
+    if task.repo is None or task.base_commit is None:
         yield task.repo
         return
     with tempfile.TemporaryDirectory(prefix="dars-base-") as empty:
@@ -382,16 +418,28 @@ def _made(model: ChatModel | str) -> ChatModel:
     return make_model(model) if isinstance(model, str) else model
 
 
+def _limited(model: ChatModel, config: DarsConfig, allow_unknown_price: bool) -> None:
+    """TaskError where a limit of cost cannot hold."""
+    if config.budget.cost_usd is not None and not model.priced and not allow_unknown_price:
+        raise TaskError(
+            f"the price of {model.name} is unknown, so a limit of {config.budget.cost_usd} US$ cannot hold: give "
+            "its price in a YAML file (--rows), or allow it (--allow-unknown-price)"
+        )
+
+
 def _named(model: ChatModel | str | None) -> dict[str, Any] | str | None:
     """A model's name as given; of an object only what it calls itself."""
     return model if model is None or isinstance(model, str) else {"object": model.name}
 
 
-def _sampling(model: ChatModel, config: DarsConfig) -> dict[str, Any]:
-    """How replacements are made to differ."""
-    if model.capabilities.temperature:
-        return {"temperature": config.candidates.temperature}
-    return {"temperature": None, "diversity_instruction": config.candidates.diversity and config.candidates.k > 1}
+def _sampling(model: ChatModel, critic: ChatModel, config: DarsConfig) -> dict[str, Any]:
+    """The temperature of each kind of turn, None where the provider takes none; how replacements are made to differ."""
+    warm = config.candidates.temperature if model.capabilities.temperature else None
+    varied = warm is None and config.candidates.diversity and config.candidates.k > 1
+    return {
+        "act": warm if config.strategy == "restart" else model.greedy, "candidate": warm, "critic": critic.greedy,
+        "diversity_instruction": varied,
+    }  # fmt: skip
 
 
 def _described(task: Task) -> dict[str, Any]:
@@ -403,7 +451,10 @@ def task_of(meta: Mapping[str, Any], out: str | Path) -> Task:
     """The task that ``meta.json`` describes."""
     if "task" not in meta:
         raise TaskError(f"{out} was not made by run: it says nothing of a repository")
-    return Task(**meta["task"])
+    try:
+        return Task(**meta["task"])
+    except TypeError as error:
+        raise TreeFormatError(f"{out}: meta.json is damaged: {error}") from error
 
 
 def model_of(meta: Mapping[str, Any], out: str | Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import TaskError
 from .policy import ExpansionPolicy
@@ -72,6 +72,12 @@ class HistorySection(_Section):
     high: int = Field(default=60_000, ge=1)
     low: int = Field(default=20_000, ge=0)
     n: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low} and high is {self.high}; low has to be below high")
+        return self
 
 
 class BudgetSection(_Section):

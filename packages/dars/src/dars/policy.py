@@ -23,7 +23,7 @@ class ExpansionPolicy:
     Raises
     ------
     ValueError
-        An unknown kind, a negative limit, or fewer than one child.
+        An unknown kind, a limit that is negative or no integer, or fewer than one child.
 
     Examples
     --------
@@ -37,14 +37,14 @@ class ExpansionPolicy:
     num_expansions: int = 2
 
     def __post_init__(self) -> None:
-        limits = {kind: int(limit) for kind, limit in self.limits.items()}
+        limits = dict(self.limits)
         after = {kind: frozenset(kinds) for kind, kinds in self.allowed_after.items()}
         for kind in (*limits, *after, *(k for kinds in after.values() for k in kinds)):
             if kind not in KINDS:
                 raise ValueError(f"unknown kind {kind!r}: use {', '.join(KINDS)}")
         for kind, limit in limits.items():
-            if limit < 0:
-                raise ValueError(f"the limit of {kind} is {limit}; it has to be at least 0")
+            if not isinstance(limit, int) or limit < 0:
+                raise ValueError(f"the limit of {kind} is {limit!r}; it has to be an integer of at least 0")
         if not isinstance(self.num_expansions, int) or self.num_expansions < 1:
             raise ValueError(f"num_expansions is {self.num_expansions!r}; it has to be an integer of at least 1")
         object.__setattr__(self, "limits", limits)

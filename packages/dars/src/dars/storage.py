@@ -1,7 +1,8 @@
 """A run's folder: an append-only log of events, texts by their hash, and files that are written whole or not at all.
 
-Every event is one line, synced before it counts. A line that a crash has torn off at the end is dropped when the log is
-read; a torn line anywhere else is damage. Long texts are replaced by ``{"blob": hash}`` and lie under ``blobs/``.
+Every event is one line with its number, synced before it counts. A line that a crash has torn off at the end is dropped
+when the log is read; one that is torn or missing anywhere else is damage. Long texts are replaced by ``{"blob": hash}``
+and lie under ``blobs/``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from .errors import TaskError, TreeFormatError, because, is_full
 
 INLINE = 256  # characters up to which a text stays in the event
 EVENTS, BLOBS = "events.jsonl", "blobs"
+STATES = "states"  # the folder of a run in which its workspace keeps snapshots
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -60,7 +63,7 @@ class EventLog:
             path = self.folder / EVENTS
             self._file = path.open("ab", buffering=0)
             _lock(self._file.fileno(), self.folder)
-            self._file.truncate(_whole(path))
+            self._lines = _whole(self._file, path)
         except OSError as error:
             raise because(f"cannot write the run to {self.folder}", error, TaskError) from error
 
@@ -69,16 +72,23 @@ class EventLog:
         if self._broken is not None:
             raise self._broken
         try:
-            rest = memoryview(f"{json.dumps(self._without_texts(event), ensure_ascii=True)}\n".encode())
+            line = {"n": self._lines + 1, **self._without_texts(event)}
+            rest = memoryview(f"{json.dumps(line, ensure_ascii=True)}\n".encode())
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
+            self._lines += 1
         except OSError as error:  # nothing may follow what was torn off
             full, path = is_full(error), self.folder / EVENTS
             self._broken = (
                 because(f"cannot write {path}", error) if full else OSError(error.errno, error.strerror, str(path))
             )
             raise self._broken from error
+
+    def clear(self) -> None:
+        """Drop all events."""
+        self._file.truncate(0)
+        self._lines = 0
 
     def close(self) -> None:
         """Let go of the file."""
@@ -121,10 +131,14 @@ def read_events(folder: str | Path) -> Iterator[dict[str, Any]]:
     except OSError as error:
         raise TreeFormatError(f"{folder} holds no run: {error.strerror}") from error
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was torn off
+        where = f"{folder / EVENTS}, line {number}"
         try:
-            yield _with_texts(json.loads(line), folder)
+            event = _with_texts(json.loads(line), folder)
         except ValueError as error:
-            raise TreeFormatError(f"{folder / EVENTS}, line {number}: damaged ({error})") from error
+            raise TreeFormatError(f"{where}: damaged ({error})") from error
+        if not isinstance(event, dict) or event.pop("n", number) != number:
+            raise TreeFormatError(f"{where}: this is not event {number} of the run: lines before it are missing")
+        yield event
 
 
 def _with_texts(value: Any, folder: Path) -> Any:
@@ -151,6 +165,8 @@ def _lock(file: int, folder: Path) -> None:
             raise
 
 
-def _whole(path: Path) -> int:
-    """Bytes up to and including the last newline."""
-    return path.read_bytes().rfind(b"\n") + 1
+def _whole(file: FileIO, path: Path) -> int:
+    """Take off what follows the last newline; how many lines are left."""
+    data = path.read_bytes()
+    file.truncate(data.rfind(b"\n") + 1)
+    return data.count(b"\n")

@@ -22,7 +22,7 @@ class Task:
     repo : folder of the repository; None where an image holds it.
     issue : what is wrong.
     base_commit : the commit that the issue is about, where it is known.
-    image : of a container that holds the repository.
+    image : of a container that holds the repository; with ``repo`` too, one into which that is copied.
     test_command : runs the tests; None for pytest.
     visible_tests : tests that the search and the reviewers may run.
     hidden_tests : tests for grading alone; nothing of the search sees them.

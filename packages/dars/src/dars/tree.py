@@ -141,6 +141,12 @@ class Tree:
             node = self.nodes[node.children[0]]
             yield node
 
+    @property
+    def critic_fallback_rate(self) -> float | None:
+        """Share of the critic's choices in which no index could be read; None where it never had to choose."""
+        drawn = [node for node in self.nodes.values() if len((node.expansion or {}).get("candidates", ())) > 1]
+        return sum("critic_fallback" in node.flags for node in drawn) / len(drawn) if drawn else None
+
     # --- skeletons ------------------------------------------------------------------------------------------------
 
     def skeleton(self) -> str:

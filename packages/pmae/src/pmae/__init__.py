@@ -13,12 +13,16 @@ _HOME = {
         "ShapeError",
     ],
     "models": ["PMAE", "PMAEConfig", "PMAEOutput", "PixelMAE", "load"],
+    "ratio_search": ["RatioSearch", "search_ratio"],
     "redundancy": ["RedundancyReport", "linear_redundancy"],
     "sklearn": ["PMAETransformer"],
     "space": ["MaskSpace", "Split", "fit_space"],
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_SUBMODULES = ("bases", "data", "engine", "export", "images", "losses", "models", "probes", "samplers", "standardize")
+_SUBMODULES = (
+    "bands", "bases", "data", "engine", "export", "images", "losses", "models", "plots", "probes", "samplers",
+    "standardize",
+)  # fmt: skip
 
 __all__ = sorted([*_MODULE_OF, *_SUBMODULES, "__version__"])
 

@@ -110,7 +110,8 @@ class ItemSource(Source):
 
     def _image(self, index: int) -> Tensor:
         item = self.items[index]
-        image = torch.as_tensor(np.array(item[0] if isinstance(item, tuple | list) else item))
+        found = item[0] if isinstance(item, tuple | list) else item
+        image = found if isinstance(found, Tensor) else torch.as_tensor(np.array(found))
         if image.ndim == 2:
             image = image[None]
         elif self.last:

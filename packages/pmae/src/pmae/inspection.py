@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import BasisTooLargeError
 from .images import as_source
-from .redundancy import LARGEST, _smaller, linear_redundancy
+from .redundancy import LARGEST, linear_redundancy, made_smaller
 from .samplers import RULES, ComponentSampler
 from .space import MaskSpace, fit_space
 
@@ -99,7 +99,7 @@ def redundancy_table(
     """
     source = as_source(images)
     if space.dim > LARGEST:  # once, and not for each of the spaces
-        source, space = _smaller(source, space)
+        source, space = made_smaller(source, space)
     rows = []
     wanted: dict[str, float | None] = {"": None, **(REFERENCES if references is None else references)}
     for name, given in wanted.items():

@@ -1,4 +1,4 @@
-"""Figures: spectra, components, samplers, redundancy, masked and reconstructed images."""
+"""Figures: spectra, components, samplers, redundancy, masked and reconstructed images, bands during training."""
 
 from __future__ import annotations
 
@@ -49,15 +49,16 @@ def realised_shares(found: Sequence[Draws], path: Path) -> None:
     rules, ratios = _unique(d.rule for d in found), _unique(d.ratio for d in found)
     figure, axes = _axes(len(rules), len(ratios), (2.6 * len(ratios), 1.35 * len(rules) + 0.6))
     of = {(d.rule, d.ratio): d for d in found}
+    widest = {r: min(1.0, max(2.5 * r, *(d.shares.max() for d in found if d.ratio == r))) for r in ratios}
     for row, rule in enumerate(rules):
         for column, ratio in enumerate(ratios):
             axis, drawn = axes[row][column], of.get((rule, ratio))
             if drawn is not None:
-                axis.hist(drawn.shares, bins=30, range=(0, min(1.0, max(2.5 * ratio, drawn.shares.max()))), color="C0")
+                axis.stairs(*np.histogram(drawn.shares, bins=30, range=(0, widest[ratio])), fill=True, color="C0")
                 axis.axvline(ratio, color="k", linewidth=0.8)
                 axis.axvline(drawn.shares.mean(), color="C1", linestyle="--", linewidth=1)
-            axis.set_yticks([])
-            axis.tick_params(labelsize=6)
+            axis.set(xlim=(0, widest[ratio]), yticks=[])
+            axis.tick_params(labelsize=6, labelbottom=row == len(rules) - 1)
             if column == 0:
                 axis.set_ylabel(rule, fontsize=8)
             if row == 0:
@@ -93,6 +94,24 @@ def redundancy(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axis.invert_yaxis()
     axis.set(xlabel="variance of the hidden part that a linear model leaves unexplained", xlim=(0, 1.05))
     axis.legend(fontsize=7)
+    _write(figure, path)
+
+
+def band_heatmap(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """R² of each band of components on held-out images, during training: the ``bands`` of :class:`pmae.TrainResult`.
+
+    Grey where no mask hid a component of the band; values below 0, worse than predicting 0, are drawn as 0.
+    """
+    names = list(records[-1]["bands"])
+    fvu = np.array([[r["bands"][name] for name in names] for r in records], dtype=np.float64)  # None becomes NaN
+    figure, (axis,) = _axes(1, 1, (7, 0.32 * len(names) + 1.3))
+    axis.set_facecolor("0.8")
+    drawn = axis.imshow(1 - fvu.T, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+    axis.set_yticks(range(len(names)), names)
+    marks = np.unique(np.linspace(0, len(records) - 1, 8).astype(int))
+    axis.set_xticks(marks, [f"{records[k]['epoch']:g}" for k in marks])
+    axis.set(xlabel="epoch", ylabel="components", title="held-out images: R² of the hidden components")
+    figure.colorbar(drawn, ax=axis)
     _write(figure, path)
 
 

@@ -77,7 +77,7 @@ def linear_redundancy(
     if n_masks < 1:
         raise ValueError(f"n_masks={n_masks}: at least 1")
     if space.dim > LARGEST:
-        source, space = _smaller(source, space)
+        source, space = made_smaller(source, space)
     by_count = space.basis_name in ("patch", "pixel")
     sampler = ComponentSampler(space.shares, ratio, "count" if by_count else rule, seed=seed, radii=space.radii)
     masks = [space.basis.spread(mask).numpy() for mask in sampler.sample(n_masks)]
@@ -152,7 +152,8 @@ def _held_out(
     return min(1.0, error(1, best) / whole[1])
 
 
-def _smaller(source: Source, space: MaskSpace) -> tuple[Source, MaskSpace]:
+def made_smaller(source: Source, space: MaskSpace) -> tuple[Source, MaskSpace]:
+    """Images with at most 4,096 coordinates, resized by area, and the space fitted on these; with a warning."""
     channels, height, width = space.image_shape
     step = math.ceil(math.sqrt(space.dim / LARGEST))
     size = (max(height // step, 1), max(width // step, 1))

@@ -18,7 +18,7 @@ RULES = "E9,F63,F7,F82"  # syntax, comparisons and statements that cannot mean a
 # The newest grammar: whether the project's own Python knows it is for its tests to say.
 COMMAND = (
     "check", "--isolated", "--no-cache", "--quiet", "--exit-zero", "--select", RULES, "--target-version", "py314",
-    "--output-format", "json", "--stdin-filename",
+    "--output-format", "json",
 )  # fmt: skip
 SYNTAX = "invalid-syntax"
 
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
 @lru_cache(maxsize=512)  # edits are looked at again where a path is gone through again
 def problems(name: str, source: bytes) -> list[Problem]:
     """Fatal errors of a Python file."""
-    line = [find_ruff_bin(), *COMMAND, name.rpartition("/")[2] or "file.py", "-"]
+    line = [find_ruff_bin(), *COMMAND, f"--stdin-filename={name.rpartition('/')[2] or 'file.py'}", "-"]
     done = subprocess.run(line, input=_in_utf8(source), capture_output=True, check=False)
     if done.returncode != 0:
         raise EnvError(f"ruff could not look at {name}: {done.stderr.decode(errors='replace').strip()[:300]}")

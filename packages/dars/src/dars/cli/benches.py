@@ -57,7 +57,10 @@ def run(
     ] = None,
     allow_unknown_price: UnknownOption = False,
 ) -> int:
-    """Solve tasks with a model of your choice, each in a sandboxed workspace, and grade them by their hidden tests."""
+    """Solve tasks with a model of your choice, each in a sandboxed workspace, and grade them by their hidden tests.
+
+    The folder of a task holds a run as that of dars run, which dars resume, fork and review take, and result.json.
+    """
     from ..bench.solve import solve
     from ..bench.tasks import load_tasks
     from ..reviewer import write_labelled
@@ -102,7 +105,12 @@ def verify(
 def evaluate(
     profile: Annotated[str, typer.Option("--profile", help="quick, full, gpu or paper.")] = "quick",
     out: Annotated[Path, typer.Option("--out", help="Folder of results.json and the plots.")] = Path("eval"),
-    seed: Annotated[int, typer.Option("--seed", help="Root of all random numbers.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", help="Root of all random numbers; on MutBench it draws among the seeds that are recorded."
+        ),
+    ] = 0,
     only: Annotated[list[str] | None, typer.Option("--only", help="An experiment; may be repeated.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep experiments that are done.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",

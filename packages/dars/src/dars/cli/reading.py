@@ -52,6 +52,7 @@ def export(
     name: Annotated[str, typer.Option("--name", help="model_name_or_path of predictions.")] = "dars",
 ) -> None:
     """Write a run in another format."""
+    from ..interop import FORMATS
     from ..interop import export as exported
     from ..storage import write_atomic
 
@@ -59,13 +60,15 @@ def export(
     if form == "predictions":
         from ..runs import read_meta
 
-        identity = str(read_meta(run)["task"]["id"])
+        identity = str((read_meta(run).get("task") or {}).get("id", "local"))
         patch = run / "patch.diff"
         text = patch.read_bytes().decode("utf-8", "surrogateescape") if patch.exists() else ""
         row = {"instance_id": identity, "model_name_or_path": name, "model_patch": text}
         text = json.dumps(row) + "\n"
-    else:
+    elif form in FORMATS:
         text = exported(found, form)
+    else:
+        raise TaskError(f"--format {form}: there are {', '.join(FORMATS)}, predictions")
     if str(to) == "-":
         sys.stdout.write(text)
     else:
@@ -105,6 +108,8 @@ def cost(run: FolderArgument) -> None:
     print(f"{'share of input from cache':<28} {spent['cache_efficiency']:>12.1%}")
     dollars = "unknown" if spent["cost_usd"] is None else f"{spent['cost_usd']:.4f}"
     print(f"{'US$':<28} {dollars:>12}")
+    rate = spent["critic_fallback_rate"]
+    print(f"{'critic fell back to the first':<28} {'-' if rate is None else f'{rate:.1%}':>12}")
     for reason, count in spent["cache_misses"].items():
         print(f"cache missed: {reason} ({count} times)")
 

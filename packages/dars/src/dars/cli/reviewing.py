@@ -11,7 +11,17 @@ import typer
 
 from ..config import DarsConfig
 from ..errors import TaskError
-from .running import AgainOption, CostOption, FolderArgument, RowsOption, limited, model_again, model_named, told
+from .running import (
+    AgainOption,
+    CostOption,
+    FolderArgument,
+    RowsOption,
+    UnknownOption,
+    limited,
+    model_again,
+    model_named,
+    told,
+)
 
 if TYPE_CHECKING:
     from ..reviewer import Labelled
@@ -37,6 +47,7 @@ def review(
         bool, typer.Option("--batch", help="Ask llm by message batches: half the price, within a day.")
     ] = False,
     rows: RowsOption = None,
+    allow_unknown_price: UnknownOption = False,
 ) -> int:
     """Rank the candidates of a run again."""
     from .. import agent
@@ -50,11 +61,11 @@ def review(
     settings = DarsConfig.model_validate({**settings.model_dump(), "review": section})
     asked = model_again(meta, folder, model, rows)
     judge = make_reviewer(settings.review, asked, settings.seed, batch=folder / "batches" if batch else None)
-    result = agent.review(folder, asked, settings, reviewer=judge)
+    result = agent.review(folder, asked, settings, reviewer=judge, allow_unknown_price=allow_unknown_price)
     for place, candidate in enumerate(result.candidates, start=1):
         scores = ", ".join(f"{name} {score:.3f}" for name, score in candidate.scores.items())
         print(f"{place}. node {candidate.node_id} ({candidate.multiplicity} paths): {scores}")
-    return told(result, folder)
+    return told(result, folder, searched=False)
 
 
 @app.command()

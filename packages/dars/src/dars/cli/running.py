@@ -57,7 +57,9 @@ def run(
     max_calls: CallsOption = None,
     max_wall: WallOption = None,
     workers: WorkersOption = 1,
-    container: Annotated[str | None, typer.Option("--container", help="Image that holds the repository.")] = None,
+    container: Annotated[
+        str | None, typer.Option("--container", help="Image that holds the repository, or that --repo is copied into.")
+    ] = None,
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="dars, linear, restart, mcts or random_branch.")
     ] = None,
@@ -101,7 +103,7 @@ def run(
     for notice in agent.notices(task):
         print(f"warning: {notice}", file=sys.stderr)
     if dry_run:
-        return _rehearse(task, asked, settings)
+        return _rehearse(task, agent.models(asked, critic, settings, allow_unknown_price), settings)
     if record:
         asked = CassetteModel(folder / TAPE, asked, "auto", ignore=VARYING)
     with _stoppable() as interrupted:
@@ -260,6 +262,8 @@ def _out(out: Path | None, repo: Path | None) -> Path:
         state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{repo.resolve().name if repo else 'container'}"
         return state / "dars" / name
+    if out.exists() and not out.is_dir():
+        raise TaskError(f"--out {out} is a file: give a folder")
     if repo is not None and out.resolve().is_relative_to(repo.resolve()):
         raise TaskError(f"--out {out} lies in the repository, which is not to change: give a folder outside")
     return out
@@ -316,10 +320,10 @@ def _go_on(folder: Path) -> str:
     return f"saved; go on with: dars resume {shlex.quote(str(folder))}"
 
 
-def told(result: RunResult, folder: Path) -> int:
-    """Print what a run came to; its exit code."""
+def told(result: RunResult, folder: Path, searched: bool = True) -> int:
+    """Print what a run came to; its exit code. Of a review alone that does not say how the search had ended."""
     _found(result, folder)
-    if result.exit_reason == "interrupted":
+    if result.exit_reason == "interrupted" and searched:
         print(_go_on(folder), file=sys.stderr)
         return 130
     if result.best is not None:
@@ -349,12 +353,15 @@ def _found(result: RunResult, folder: Path) -> None:
         print(f"patch: {folder / 'patch.diff'}{kept}")
 
 
-def _rehearse(task: Any, model: ChatModel, settings: DarsConfig) -> int:
-    """Everything but the model: workspace, sandbox, tools, and how long the first request is."""
+def _rehearse(task: Any, models: tuple[ChatModel, ChatModel | None], settings: DarsConfig) -> int:
+    """Everything but a question to a model: credentials, workspace, sandbox, tools, length of the first request."""
     from ..aci.registry import registry
     from ..agent import workspace
     from ..prompts import make_prompts
 
+    model, critic = models
+    model.check()
+    (critic or model).check()
     tools = registry(settings.aci, task.test_command)
     prompts = make_prompts(task.issue, list(tools.values()), task.test_command, settings.prompts_dir)
     with workspace(task, settings, None, None) as env:
@@ -363,7 +370,8 @@ def _rehearse(task: Any, model: ChatModel, settings: DarsConfig) -> int:
             raise TaskError(f"a command cannot be run in the workspace: {done.output.strip()}")
         files = len(env.list_files())
     length = len(prompts.system) + len(prompts.issue) + len(json.dumps(prompts.tools))
-    print(f"workspace: {files} files, {settings.env.backend}, sandbox {settings.env.sandbox}")
+    where = f"{settings.env.backend}, sandbox {settings.env.sandbox}" if task.image is None else f"image {task.image}"
+    print(f"workspace: {files} files, {where}")
     known = "price known" if model.priced else "price unknown"
     print(f"model: {model.name}, {known}; the first request has about {length // 4} tokens")
     print(f"strategy: {settings.strategy}; at most {settings.budget.steps} steps of depth {settings.budget.depth}")

@@ -61,7 +61,8 @@ def run(
         rows, solve, out, name or f"dars-{model}", workers, part, executor.value, on_progress=_progress,
     )  # fmt: skip
     done, before, failed = len(totals.done), len(totals.skipped), len(totals.failed)
-    print(f"{done} done, {before} were done, {failed} failed: {out / 'predictions.jsonl'}")
+    written = out / "predictions.jsonl"
+    print(f"{done} done, {before} were done, {failed} failed{f': {written}' if written.exists() else ''}")
     return 1 if totals.failed else 0
 
 
@@ -128,4 +129,5 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _progress(told: dict[str, Any]) -> None:
-    print(f"{told['number']} of {told['total']}: {told['instance_id']} {told['status']}", file=sys.stderr)
+    why = f": {' '.join(told['error'].split())}" if "error" in told else ""
+    print(f"{told['number']} of {told['total']}: {told['instance_id']} {told['status']}{why}", file=sys.stderr)

@@ -32,9 +32,11 @@ class Environment(ABC):
     ----------
     cheap_snapshots : whether a snapshot after every action costs next to nothing; else they are taken at branch points
         and the actions between are run again.
+    source_hash : state of the folder that the workspace is a copy of, as the folder is now; "" where there is none.
     """
 
     cheap_snapshots: bool = True
+    source_hash: str = ""
 
     @abstractmethod
     def exec(self, cmd: str | list[str], timeout: float | None = None, stdin: bytes | None = None) -> ExecResult:

@@ -30,7 +30,7 @@ from .docker import NOTE, OWNER, PATIENCE_S, RUN, STATE, Docker, owner, remove_a
 from .output import as_text, read_ends
 from .paths import below, resolve
 from .sandbox import FIXED, TIMED_OUT
-from .scan import CACHES, INSTALLED, Folder, Signature, StatCache, remove
+from .scan import CACHES, INSTALLED, Folder, Signature, StatCache, copy_folder, remove, scan
 from .store import EXECUTABLE, FILE, FOLDER, LINK, Entry, ObjectStore
 
 IDLE = "dars-idle"
@@ -84,6 +84,13 @@ case "$(pwd -P)/" in "$root"/*) ;; *) exit 90 ;; esac
 exec rm "./$2"
 """
 OUTSIDE = 90
+# A tar of the files comes in. They get a history of one commit, as in a LocalEnvironment.
+FILL = r"""
+mkdir -p "$0" && cd "$0" && find . ! -name . -prune -exec rm -rf {} + && tar -xf - || exit
+command -v git >/dev/null || exit 0
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
+git init -q && git add -A && git -c user.name=dars -c user.email=dars@localhost commit -q --allow-empty -m Base
+"""
 # The image's history may hold the answer in what is newer than HEAD: only what HEAD leads to stays.
 FORGET = r"""
 cd "$0" && [ -d .git ] && command -v git >/dev/null || exit 0
@@ -119,6 +126,7 @@ class ContainerEnvironment(Environment):
     state_dir : where the objects of states live; given again, the same base and all snapshots are found, and images
         stay after ``close`` (until the folder is deleted and :func:`remove_abandoned` called). Default: a temporary
         folder, deleted with all images by ``close``.
+    source : folder whose files, without their history, take the place of what the image has in ``workdir``.
 
     Raises
     ------
@@ -141,6 +149,7 @@ class ContainerEnvironment(Environment):
         max_file_mb: int = 512,
         output_chars: int = 20_000,
         state_dir: Path | None = None,
+        source: Path | None = None,
     ) -> None:
         check_limits(timeout, memory_mb, max_procs, max_file_mb, output_chars)
         folder = posixpath.normpath(f"/{workdir.lstrip('/')}")
@@ -155,9 +164,9 @@ class ContainerEnvironment(Environment):
         self._now: Folder | None = None  # what the folder holds, while nothing can have changed it
         self._at = ""  # the snapshot that the container is in, while nothing can have changed it
         self._from = ""  # the snapshot that it was started from
-        self._open(state_dir)
+        self._open(state_dir, source)
 
-    def _open(self, state_dir: Path | None) -> None:
+    def _open(self, state_dir: Path | None, source: Path | None) -> None:
         note = state_dir / NOTE if state_dir is not None else None
         known = note is not None and note.exists()
         remove_abandoned(self._docker.words)
@@ -172,15 +181,16 @@ class ContainerEnvironment(Environment):
         self._finalizer = weakref.finalize(
             self, _let_go, self._docker, self._containers, "" if state_dir else self._run, self.state_dir
         )
+        if known and not self.knows(self._first):
+            raise EnvError(f"the images of the run in {self.state_dir} are gone: begin again in a new folder")
+        if not known and not self._docker.has_image(self.image):
+            self._docker.ask("pull", self.image, timeout=PULL_S)
+        self._start(self._first if known else "")
+        if source is not None:
+            self._take(source, not known)
         if known:
-            if not self.knows(self._first):
-                raise EnvError(f"the images of the run in {self.state_dir} are gone: begin again in a new folder")
-            self._start(self._first)
             self._probe()
             return
-        if not self._docker.has_image(self.image):
-            self._docker.ask("pull", self.image, timeout=PULL_S)
-        self._start("")
         cut = self._probe(FORGET)
         self._base = self._first = self._at = self._look().identity
         self._docker.ask("commit", self._container, self._tag(self._first))
@@ -212,6 +222,25 @@ class ContainerEnvironment(Environment):
         self._root, self._shell, self._startup = told[0], told[1] or "sh", told[2]
         self._noise = self._changed()
         return told[3] == "cut"
+
+    def _take(self, source: Path, fill: bool) -> None:
+        """Look at the files of a folder, and put them into the workspace."""
+        with tempfile.TemporaryDirectory(prefix="dars-") as folder, tempfile.TemporaryFile() as packed:
+            copy = Path(folder) / "files"
+            copy_folder(source, copy, lambda path, name: name == ".git")
+            self.source_hash = scan(copy, self._store, {}, lambda name: True)[0].identity
+            if not fill:
+                return
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                archive.add(copy, ".", filter=_of_root)
+            packed.seek(0)
+            words = ["exec", "--interactive", self._container, "sh", "-c", FILL, self.workdir]
+            pipe = subprocess.PIPE
+            with self._docker.start(*words, stdin=packed, stdout=pipe, stderr=subprocess.STDOUT) as process:
+                said = process.communicate(timeout=PATIENCE_S)[0].decode(errors="replace")
+        if process.returncode:
+            raise because(f"cannot put {source} into {self.workdir}", " ".join(said.split()) or "it cannot be written")
+        self._touch()
 
     def _options(self) -> list[str]:
         memory_mb, max_procs, max_file_mb = self._limits
@@ -509,6 +538,13 @@ class _Row(NamedTuple):
     mode: str
     changed: int
     signature: Signature
+
+
+def _of_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Who owns a file outside means nothing in the container."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
 
 
 def _row(raw: bytes) -> _Row:

@@ -109,10 +109,12 @@ class LocalEnvironment(Environment):
         if self.source.is_dir():
             # Its history may hold the answer; a submodule's files become plain ones.
             copy_folder(self.source, root, lambda path, name: name == HISTORY)
+        found = self._look(root)
+        self.source_hash = found.files.identity if self.source.is_dir() else ""
         base_file = self.state_dir / "base.json"
         if known:
             self._base = _read_base(base_file)
-            GitBackend(root, self._store).restore(self._base[0], self._look(root), self._base)
+            GitBackend(root, self._store).restore(self._base[0], found, self._base)
         else:
             _begin_history(root)
             self._base = [folder.identity for folder in self._look(root)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from .profiles import Profile
 from .repair import DARS, run_task
 from .report import PAPER, TARGET, Artifact, Claim, Experiment, Metric
 from .skeletons import STAGES
-from .trials import Strategy, resolving, searched
+from .trials import Strategy, drawn_seeds, resolving, searched
 
 PARTS = (
     Strategy("whole"),
@@ -44,8 +45,8 @@ BUDGET = 60  # it has to bind for the order to matter
 def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     """Parts taken away, kinds pruned afterwards, and the same searches in a real workspace."""
     experiment = Experiment()
-    tasks = shipped()
-    found = over_tasks(run_task, tasks, PARTS, range(profile.ablation_seeds), BUDGET)
+    tasks, seeds = shipped(), drawn_seeds(rng, profile.ablation_seeds)
+    found = over_tasks(run_task, tasks, PARTS, seeds, BUDGET)
     resolved = {
         part.name: np.array([[float(t.within(BUDGET)) for t in one[0][part.name]] for one in found]).ravel()
         for part in PARTS
@@ -64,15 +65,15 @@ def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         experiment.metrics.append(Metric(f"whole - {name}, {BUDGET} calls", mean, "share resolved", "higher"))
     if draw_ablations(gaps, out / "ablations.png"):
         experiment.artifacts.append(Artifact("ablations.png", "What is lost without each part"))
-    _kinds(experiment, over_tasks(pruned, tasks, min(2, profile.ablation_seeds)))
-    _real(experiment, over_tasks(same_in_reality, tasks[:: max(1, len(tasks) // profile.ablation_local)]))
+    _kinds(experiment, over_tasks(pruned, tasks, seeds[:2]))
+    _real(experiment, over_tasks(same_in_reality, tasks[:: max(1, len(tasks) // profile.ablation_local)], seeds[0]))
     return experiment
 
 
-def pruned(outcomes: Outcomes, seeds: int) -> NDArray[Any]:
+def pruned(outcomes: Outcomes, seeds: Sequence[int]) -> NDArray[Any]:
     """(seeds, 16, 2): resolved by any leaf, and steps, of whole trees cut to every set of kinds."""
     rows = []
-    for seed in range(seeds):
+    for seed in seeds:
         tree = searched(outcomes, DARS, seed, 1000)
         tree.meta["policy"] = DarsConfig().policy.model_dump()
         good = set(resolving(outcomes, tree))
@@ -95,16 +96,22 @@ def _kinds(experiment: Experiment, found: list[NDArray[Any]]) -> None:
         experiment.metrics.append(Metric(f"kinds {name}: steps", float(steps), "steps", "lower"))
 
 
-def same_in_reality(outcomes: Outcomes) -> int:
+def same_in_reality(outcomes: Outcomes, seed: int) -> int:
     """Nodes by which the tree in memory and that in a sandboxed workspace differ."""
     with own_python(), tempfile.TemporaryDirectory(prefix="dars-eval-") as folder:
         task = as_task(outcomes.task, Path(folder) / "workspace")
         assert task.repo is not None
-        config, tools = DarsConfig(), registry(test_command=task.test_command)
+        # Whole observations: where they are cut depends on how many digits the time has that a command took.
+        config = DarsConfig.model_validate({"history": {"mode": "full"}, "feedback": {"obs_chars": 10**6}})
+        tools = registry(test_command=task.test_command)
         with LocalEnvironment(task.repo, state_dir=Path(folder) / "states") as local:
-            real, _ = search(task.issue, RepairModel(seed=1), local, tools, config, test_command=task.test_command)
+            real, _ = search(
+                task.issue, RepairModel(seed=1000 * seed), local, tools, config, test_command=task.test_command
+            )
         memory = memory_environment(outcomes.task, outcomes, task.repo)
-        told, _ = search(task.issue, RepairModel(seed=1), memory, tools, config, test_command=task.test_command)
+        told, _ = search(
+            task.issue, RepairModel(seed=1000 * seed), memory, tools, config, test_command=task.test_command
+        )
     pairs = zip(_shape(real.tree), _shape(told.tree), strict=False)
     return sum(a != b for a, b in pairs) + abs(len(real.tree) - len(told.tree))
 

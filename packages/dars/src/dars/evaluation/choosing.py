@@ -27,7 +27,7 @@ from .pool import over_tasks, shipped
 from .profiles import Profile
 from .repair import DARS
 from .report import PAPER, Artifact, Claim, Experiment, Metric, bootstrap_interval
-from .trials import candidates
+from .trials import candidates, drawn_seeds
 
 BUDGET = 200
 UNTRAINED = dict.fromkeys(FEATURES, 0.0)
@@ -37,7 +37,7 @@ def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     """Cases from searches to their end; the learned reviewer is tested on packages that it was not fitted on."""
     experiment = Experiment()
     tasks = shipped()
-    found = over_tasks(cases_of, tasks, range(profile.choosing_seeds))
+    found = over_tasks(cases_of, tasks, drawn_seeds(rng, profile.choosing_seeds))
     cases = [(task.package, case, scores) for task, one in zip(tasks, found, strict=True) for case, scores in one]
     mixed = [entry for entry in cases if entry[1].mixed]
     experiment.metrics.append(Metric("cases with both right and wrong candidates", len(mixed), "", "higher"))

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 class Profile:
     """Sizes of the experiments.
 
+    Seeds of searches on MutBench are drawn by the evaluation's own seed, none twice, from the few for which the
+    outcomes of all tests are shipped: there can be no more of them than ``trials.RECORDED``.
+
     Attributes
     ----------
     name, experiments : what is run.

@@ -1,11 +1,12 @@
 """Makes the shipped table of outcomes: what the trials of the profiles come through, executed once and for all.
 
-``python -m dars.evaluation.recording FILE [SEEDS]`` begins with the shipped table and adds what it does not hold.
+``python -m dars.evaluation.recording FILE`` begins with the shipped table and adds what it does not hold.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..bench.outcomes import Outcomes, Runs, dump_table, load_table
 from ..bench.tasks import MutTask
 from . import ablations, choosing, repair
 from .pool import over_tasks, shipped
+from .trials import RECORDED
 
 
 @dataclass
@@ -24,18 +26,18 @@ class Known:
     runs: Runs
 
 
-def visited(outcomes: Outcomes, seeds: int) -> Known:
-    """A task's outcomes after the trials of so many seeds."""
-    repair.run_task(outcomes, repair.STRATEGIES, range(seeds), 200)
-    repair.whole_trees(outcomes, range(2))
-    choosing.cases_of(outcomes, range(seeds))
-    repair.run_task(outcomes, ablations.PARTS, range(seeds), ablations.BUDGET)
+def visited(outcomes: Outcomes, seeds: Sequence[int]) -> Known:
+    """A task's outcomes after the trials of some seeds."""
+    repair.run_task(outcomes, repair.STRATEGIES, seeds, 200)
+    repair.whole_trees(outcomes, seeds)
+    choosing.cases_of(outcomes, seeds)
+    repair.run_task(outcomes, ablations.PARTS, seeds, ablations.BUDGET)
     return Known(outcomes.task, outcomes.runs)
 
 
-def main(file: str, seeds: str = "3") -> None:
+def main(file: str) -> None:
     """Write the table."""
-    found: list[Any] = over_tasks(visited, shipped(), int(seeds))
+    found: list[Any] = over_tasks(visited, shipped(), range(RECORDED))
     Path(file).write_bytes(dump_table(found, load_table().versions))
     print(f"{sum(len(one.runs) for one in found)} states of {len(found)} tasks: {file}")
 

@@ -20,7 +20,7 @@ from .plots import draw_resolved, draw_sensitivity
 from .pool import over_tasks, shipped
 from .profiles import Profile
 from .report import PAPER, TARGET, Artifact, Claim, Experiment, Metric
-from .trials import Strategy, Trial, searched, trial
+from .trials import Strategy, Trial, drawn_seeds, searched, trial
 
 DARS = Strategy("dars")
 LINEAR = Strategy("linear", {"strategy": "linear"}, again=False)
@@ -37,18 +37,18 @@ def run(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     experiment = Experiment()
     _true(experiment, profile, rng)
     tasks = shipped()
-    budget, seeds = max(profile.repair_budgets), range(profile.repair_seeds)
+    budget, seeds = max(profile.repair_budgets), drawn_seeds(rng, profile.repair_seeds)
     found = over_tasks(run_task, tasks, STRATEGIES, seeds, budget)
     trials: Table = {s.name: np.array([one[0][s.name] for one in found], dtype=object) for s in STRATEGIES}
     _compared(experiment, trials, profile)
-    _steps(experiment, over_tasks(whole_trees, tasks, list(seeds)[:2]))
+    _steps(experiment, over_tasks(whole_trees, tasks, seeds[:2]))
     experiment.metrics.append(
         Metric("outcomes that the shipped table did not hold", sum(one[1] for one in found), "", "lower")
     )
     curves = {name: _shares(values, range(0, budget + 1, 5)) for name, values in trials.items()}
     if draw_resolved(np.arange(0, budget + 1, 5), curves, out / "resolved.png"):
         experiment.artifacts.append(Artifact("resolved.png", "Tasks resolved over the calls that were spent"))
-    _sensitivity(experiment, profile, out)
+    _sensitivity(experiment, profile, rng, out)
     return experiment
 
 
@@ -141,11 +141,11 @@ def _steps(experiment: Experiment, found: Sequence[Sequence[tuple[int, int, int]
     )  # fmt: skip
 
 
-def _sensitivity(experiment: Experiment, profile: Profile, out: Path) -> None:
+def _sensitivity(experiment: Experiment, profile: Profile, rng: np.random.Generator, out: Path) -> None:
     """DARS less restarts over rho (how often a failed edit is built upon) and eps (incomplete reproductions)."""
     if not profile.repair_grid:
         return
-    budget, seeds = 60, range(profile.repair_grid_seeds)
+    budget, seeds = 60, drawn_seeds(rng, profile.repair_grid_seeds)
     cells: dict[tuple[float, float], tuple[float, float, float]] = {}
     for rho, eps in [*((rho, 0.3) for rho in profile.repair_grid), (0.75, 0.0), (0.75, 0.6)]:
         found = over_tasks(run_task, shipped(1), (DARS, RESTART), seeds, budget, {"rho": rho, "eps": eps})

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..aci.registry import registry
 from ..bench.execute import COMMAND
 from ..bench.memory import memory_environment
@@ -24,6 +26,7 @@ from ..search.values import passing_share
 from ..task import Task
 from ..tree import Tree
 
+RECORDED = 4  # seeds, from 0, of whose searches the shipped table holds the outcomes: others would have to be executed
 CHARS_PER_TOKEN = 4
 TOOLS = registry(test_command=COMMAND)  # their index of symbols is one for all searches
 
@@ -91,6 +94,11 @@ class Counting(ChatModel):
         read = len(request.system) + sum(_length(message["content"]) for message in request.messages)
         self.tokens += (read + written) // CHARS_PER_TOKEN
         return response
+
+
+def drawn_seeds(rng: np.random.Generator, n: int) -> list[int]:
+    """n different seeds of those whose outcomes are recorded, in order; ValueError if there are not so many."""
+    return sorted(int(seed) for seed in rng.choice(RECORDED, size=n, replace=False))
 
 
 def trial(

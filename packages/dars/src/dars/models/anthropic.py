@@ -39,6 +39,7 @@ MAX_WAIT_S, FULL_OUTPUT_S, FULL_OUTPUT = 600, 3600, 128_000  # the SDK's guard o
 CHARS_PER_TOKEN = 3  # low, so that the estimate of a request is high
 COUNT_ABOVE = 0.8  # of the window
 TOO_LONG = "prompt is too long"
+NO_CREDENTIALS = "no credentials: set ANTHROPIC_API_KEY, or pass api_key"
 SHORT_LIFETIME_S = 300.0
 UNMARKED = ("thinking", "redacted_thinking")  # blocks that cannot end a cached prefix
 STOPS: dict[str, StopReason] = {
@@ -100,7 +101,8 @@ class AnthropicModel(ChatModel):
         self.row = self.rows.get(model, UNKNOWN)
         self.context_window = self.row.context
         self.priced = self.row.input is not None and self.row.output is not None
-        self.capabilities = Capabilities(self.row.temperature, cache=True, tools=True, count_tokens=True)
+        warm = bool(self.row.temperature) and thinking is None  # with thinking it has to be 1
+        self.capabilities = Capabilities(warm, cache=True, tools=True, count_tokens=True)
         self.thinking = thinking
         self.cache_policy = cache_policy or CachePolicy()
         self.client = anthropic.Anthropic(
@@ -111,17 +113,34 @@ class AnthropicModel(ChatModel):
         )
         self._last: dict[tuple[int, ...], str] = {}  # path -> id of the action's message, for cache diagnostics
 
+    def check(self) -> None:
+        """ModelError where there are no credentials."""
+        given = {name.lower() for name, value in self.client.default_headers.items() if isinstance(value, str)}
+        if self.client.credentials is None and not given & {"authorization", "x-api-key"}:
+            raise ModelError(f"{self.name}: {NO_CREDENTIALS}")
+
     def complete(self, request: ModelRequest) -> ModelResponse:
         """Answer one request."""
         return self._send(request, None)
 
-    def complete_many(self, requests: Sequence[ModelRequest], share_prefix: bool = True) -> list[ModelResponse]:
+    def complete_many(
+        self,
+        requests: Sequence[ModelRequest],
+        share_prefix: bool = True,
+        more: Callable[[ModelResponse], bool] = lambda response: True,
+    ) -> list[ModelResponse]:
         """Answer several: the first alone, the others at once when it has written what all have in common."""
-        if not share_prefix or len(requests) < 2:
-            return self._at_once(requests, None)
-        shared = _shared(requests)
-        first = self._send(requests[0], shared)
-        return [first, *self._at_once(requests[1:], shared)]
+        alone: list[ModelResponse] = []
+        shared = None
+        if share_prefix and len(requests) > 1:
+            shared = _shared(requests)
+            alone = [self._send(requests[0], shared)]
+            if not more(alone[0]):
+                return alone
+        others = self._at_once(requests[len(alone) :], shared)
+        for response in others:
+            more(response)
+        return [*alone, *others]
 
     def _at_once(self, requests: Sequence[ModelRequest], shared: tuple[int, int] | None) -> list[ModelResponse]:
         if len(requests) < 2:
@@ -168,7 +187,7 @@ class AnthropicModel(ChatModel):
         except TypeError as error:
             if "authentication" not in str(error):
                 raise
-            raise ModelError(f"{self.name}: no credentials: set ANTHROPIC_API_KEY, or pass api_key") from None
+            raise ModelError(f"{self.name}: {NO_CREDENTIALS}") from None
 
     # --- batches ----------------------------------------------------------------------------------------------------
 
@@ -236,7 +255,7 @@ class AnthropicModel(ChatModel):
             body["thinking"] = self.thinking
         if request.schema is not None:
             body["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
-        if request.temperature is not None and self.row.temperature:
+        if request.temperature is not None and self.capabilities.temperature:
             body["extra_body"] = {"temperature": request.temperature}
         if request.system:
             body["system"] = [{"type": "text", "text": request.system}]
@@ -286,6 +305,7 @@ class AnthropicModel(ChatModel):
         for block in content:
             block.pop("parsed_output", None)  # the stream helper's own, not the API's
         calls = [block for block in content if block["type"] == "tool_use"]
+        content = [b for b in content if b["type"] != "tool_use" or b is calls[0]]  # each would need a result
         call = ToolCall(calls[0]["name"], dict(calls[0]["input"]), calls[0]["id"]) if calls else None
         text = "".join(block["text"] for block in content if block["type"] == "text")
         stop = STOPS.get(message.stop_reason, "error")

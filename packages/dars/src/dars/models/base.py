@@ -137,13 +137,36 @@ class ChatModel(ABC):
     context_window: int | None = None
     priced: bool = True  # whether what it costs is known
 
+    @property
+    def greedy(self) -> float | None:
+        """The temperature of turns that are not to vary: 0, or None where the provider takes none."""
+        return 0.0 if self.capabilities.temperature else None
+
+    def check(self) -> None:
+        """ModelError where it cannot be asked, for lack of credentials; asks nothing."""
+        return
+
     @abstractmethod
     def complete(self, request: ModelRequest) -> ModelResponse:
         """Answer one request; ModelError if the provider refuses it for good."""
 
-    def complete_many(self, requests: Sequence[ModelRequest], share_prefix: bool = True) -> list[ModelResponse]:
-        """Answer several; with ``share_prefix`` the first alone, so that the others read what it wrote to a cache."""
-        return [self.complete(request) for request in requests]
+    def complete_many(
+        self,
+        requests: Sequence[ModelRequest],
+        share_prefix: bool = True,
+        more: Callable[[ModelResponse], bool] = lambda response: True,
+    ) -> list[ModelResponse]:
+        """Answer several; with ``share_prefix`` the first alone, so that the others read what it wrote to a cache.
+
+        more : takes every response once. Where it says no, requests that have not been sent are not, and the responses
+            are those to the first ones alone.
+        """
+        responses: list[ModelResponse] = []
+        for request in requests:
+            responses.append(self.complete(request))
+            if not more(responses[-1]):
+                break
+        return responses
 
 
 class ScriptedModel(ChatModel):

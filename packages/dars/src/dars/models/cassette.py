@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,10 @@ class CassetteModel(ChatModel):
         if mode == "replay" and not there:
             raise TaskError(f"there is no recording {self.path}")
         head, self._answers = self._read() if there else ({}, {})
+        if mode == "auto" and inner is not None and not self._answers:  # begun for a model that never answered
+            self.path.unlink(missing_ok=True)
+            ignore = head.get("ignore") if ignore is None else ignore
+            head = {}
         if not head:
             if inner is None:
                 raise TaskError(f"{self.path} is not there or holds nothing, and there is no inner model to ask")
@@ -80,23 +85,51 @@ class CassetteModel(ChatModel):
         """The recorded answer, or the inner model's."""
         return self.complete_many([request])[0]
 
-    def complete_many(self, requests: Sequence[ModelRequest], share_prefix: bool = True) -> list[ModelResponse]:
-        """Recorded answers, and the inner model's to the rest, asked together."""
+    def complete_many(
+        self,
+        requests: Sequence[ModelRequest],
+        share_prefix: bool = True,
+        more: Callable[[ModelResponse], bool] = lambda response: True,
+    ) -> list[ModelResponse]:
+        """Recorded answers, and the inner model's to the rest, asked together.
+
+        What is recorded was sent, also after a response that says no: beside it, but for the first, which goes alone.
+        """
         with self._lock:
             places = [self._place(request) for request in requests]
             found = {place: self._answers[place] for place in places if place in self._answers}
+        known = [found[place] for place in itertools.takewhile(found.__contains__, places)]
+        alone = known[:1] if share_prefix else []
+        if not all(map(more, alone)):
+            known = alone
+        elif not sum(not more(response) for response in known[len(alone) :]) and len(known) < len(requests):
+            known += self._asked_for(requests[len(known) :], places[len(known) :], found, share_prefix, more)
+        with self._lock:
+            for key, _ in places[len(known) :]:
+                self._asked[key] -= 1
+        return known
+
+    def _asked_for(
+        self,
+        requests: Sequence[ModelRequest],
+        places: Sequence[tuple[str, int]],
+        found: dict[tuple[str, int], ModelResponse],
+        share_prefix: bool,
+        more: Callable[[ModelResponse], bool],
+    ) -> list[ModelResponse]:
+        """Answers of which the first is not recorded."""
+        if self.inner is None or self.mode == "replay":
+            raise CassetteMiss(_explain(self.path, requests[0], *places[0]))
         missing = [i for i, place in enumerate(places) if place not in found]
-        if missing:
-            if self.inner is None or self.mode == "replay":
-                raise CassetteMiss(_explain(self.path, requests[missing[0]], *places[missing[0]]))
-            new = self.inner.complete_many([requests[i] for i in missing], share_prefix)
-            lines = []
-            for i, response in zip(missing, new, strict=True):
-                found[places[i]] = response
-                lines.append({"key": places[i][0], "n": places[i][1], "response": _record(response)})
-            with self._lock:
-                self._append(lines)
-        return [found[place] for place in places]
+        new = self.inner.complete_many([requests[i] for i in missing], share_prefix, more)
+        asked = {places[i]: response for i, response in zip(missing, new, strict=False)}
+        with self._lock:
+            self._append([{"key": k, "n": n, "response": _record(response)} for (k, n), response in asked.items()])
+        for place in places:
+            if place in found:
+                more(found[place])
+        asked |= found
+        return [asked[place] for place in itertools.takewhile(asked.__contains__, places)]
 
     def _place(self, request: ModelRequest) -> tuple[str, int]:
         key = request_key(request, self.ignore)

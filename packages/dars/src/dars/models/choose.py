@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from ..errors import TaskError
 from .base import ChatModel
@@ -44,6 +45,8 @@ def make_model(name: str, rows: Mapping[str, Row] | None = None) -> ChatModel:
     if kind == "cassette" and rest:
         return CassetteModel(rest)
     if kind == "repair" and (not rest or rest.isdecimal()):
+        if find_spec("cosmic_ray") is None:  # else said at its first edit
+            raise TaskError(f"the model {name} needs cosmic-ray: pip install 'dars-agent[bench]'")
         from .repair import RepairModel
 
         return RepairModel(seed=int(rest or 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -66,7 +66,7 @@ class OpenAIModel(ChatModel):
         row = self.rows.get(model, UNKNOWN)
         self.context_window = row.context
         self.priced = row.input is not None and row.output is not None
-        self.capabilities = Capabilities(temperature=True, cache=False, tools=True, count_tokens=False)
+        self.capabilities = Capabilities(row.temperature is not False, cache=False, tools=True, count_tokens=False)
         self._errors = openai
         if base_url is not None and api_key is None and not os.environ.get("OPENAI_API_KEY"):
             api_key = "none"  # the client insists on one; servers of one's own ask for none
@@ -80,7 +80,7 @@ class OpenAIModel(ChatModel):
     def complete(self, request: ModelRequest) -> ModelResponse:
         """Answer one request."""
         body: dict[str, Any] = {"model": self.name, self.limit: request.max_tokens, "messages": to_chat(request)}
-        if request.temperature is not None:
+        if request.temperature is not None and self.capabilities.temperature:
             body["temperature"] = request.temperature
         if request.tools:
             body["tools"] = [_function(tool) for tool in sorted(request.tools, key=lambda tool: str(tool["name"]))]
@@ -93,18 +93,27 @@ class OpenAIModel(ChatModel):
         except self._errors.APIStatusError as error:
             if error.status_code == 400 and _too_long(error):
                 return ModelResponse([], None, "", "context", detail=error.message, model=self.name)
-            raise ModelError(f"{self.name}: {error.status_code}: {error.message}") from error
+            hint = "; if it takes none, say so in --rows: temperature: false" if error.param == "temperature" else ""
+            raise ModelError(f"{self.name}: {error.status_code}: {error.message}{hint}") from error
         except self._errors.OpenAIError as error:
             raise ModelError(f"{self.name}: {error} ({self.client.base_url})") from error
         return self._response(answer, request)
 
-    def complete_many(self, requests: Sequence[ModelRequest], share_prefix: bool = True) -> list[ModelResponse]:
+    def complete_many(
+        self,
+        requests: Sequence[ModelRequest],
+        share_prefix: bool = True,
+        more: Callable[[ModelResponse], bool] = lambda response: True,
+    ) -> list[ModelResponse]:
         """Answer several; the first alone, since servers that cache prefixes do so by themselves."""
-        if len(requests) < 2:
-            return [self.complete(request) for request in requests]
-        alone = [self.complete(requests[0])] if share_prefix else []
+        alone = [self.complete(request) for request in requests[: 1 if share_prefix else 0]]
+        if not all(map(more, alone)) or len(alone) == len(requests):
+            return alone
         with ThreadPoolExecutor(len(requests)) as pool:
-            return [*alone, *pool.map(self.complete, requests[len(alone) :])]
+            others = list(pool.map(self.complete, requests[len(alone) :]))
+        for response in others:
+            more(response)
+        return [*alone, *others]
 
     def _response(self, answer: Any, request: ModelRequest) -> ModelResponse:
         if not answer.choices:
@@ -213,4 +222,7 @@ def _usage(counts: Any) -> Usage:
 
 
 def _too_long(error: Any) -> bool:
-    return error.code == "context_length_exceeded" or "maximum context length" in error.message
+    """As OpenAI, vLLM and llama.cpp say it."""
+    said = ("maximum context length", "exceeds the available context size")
+    coded = error.code == "context_length_exceeded" or error.type == "exceed_context_size_error"
+    return coded or any(words in error.message for words in said)

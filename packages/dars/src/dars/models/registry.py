@@ -19,7 +19,10 @@ BATCH = 0.5  # of all prices, for message batches
 
 
 class Row(BaseModel):
-    """One model; prices in US dollars per million tokens, None where unknown."""
+    """One model; prices in US dollars per million tokens, None where unknown.
+
+    temperature : whether requests may name one; None: what most models of the protocol do (Claude no, others yes).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,7 +30,7 @@ class Row(BaseModel):
     output: float | None = Field(default=None, ge=0)
     context: int | None = Field(default=None, ge=1)
     max_output: int | None = Field(default=None, ge=1)
-    temperature: bool = False
+    temperature: bool | None = None
 
 
 UNKNOWN = Row()

@@ -37,7 +37,7 @@ class ExecutionReviewer:
     ----------
     timeout : seconds for one script; one that does not end has failed.
     tests_timeout : seconds for the visible tests. Where the task names none, all that its test command runs are
-        visible; without a command too, there are none.
+        visible; without a command too, those that pytest collects.
     """
 
     name = "execution"
@@ -131,7 +131,8 @@ class _Suite:
 
     def __init__(self, task: Task, timeout: float) -> None:
         self.tests = list(task.visible_tests)
-        self.command = task.test_command or (PYTEST if self.tests else "")
+        self.command = task.test_command or PYTEST
+        self.named = bool(task.test_command or self.tests)  # else there may be no tests, and no pytest either
         self.timeout = timeout
         self.alone = False
 
@@ -139,6 +140,9 @@ class _Suite:
         """Those that pass at the base."""
         state = env.snapshot()
         passing = self._reported(env)
+        if not self.named and not passing:
+            self.command = ""
+            return frozenset()
         if passing is None:
             self.alone = True
             env.restore(state)

@@ -253,6 +253,11 @@ class Judge:
         counts : patches in each prompt.
         samples : numbers that tell the questions of one review apart; the retry of i has 2 i + 1.
         """
+
+        def counted(response: ModelResponse) -> bool:
+            spent(response)
+            return not stop()
+
         samples = range(len(prompts)) if samples is None else samples
         verdicts: dict[int, Verdict] = {}
         limits = [self.max_tokens] * len(prompts)
@@ -270,8 +275,7 @@ class Judge:
                 )
                 for i in open_
             ]  # fmt: skip
-            for i, response in zip(open_, self._answers(requests), strict=True):
-                spent(response)
+            for i, response in zip(open_, self._answers(requests, counted), strict=False):  # fewer at a budget's end
                 replies[i], why[i] = response.text, "unreadable" if response.stop == "end_turn" else response.stop
                 if response.stop == "max_tokens":
                     limits[i] *= 2
@@ -280,10 +284,12 @@ class Judge:
                     verdicts[i] = found
         return [verdicts.get(i) or _neutral(counts[i], why[i], replies[i]) for i in range(len(prompts))]
 
-    def _answers(self, requests: Sequence[ModelRequest]) -> list[ModelResponse]:
+    def _answers(self, requests: Sequence[ModelRequest], more: Callable[[ModelResponse], bool]) -> list[ModelResponse]:
         if self.batch is None:
-            return self.model.complete_many(requests, share_prefix=False)
+            return self.model.complete_many(requests, share_prefix=False, more=more)
         answers: list[ModelResponse] = self.model.complete_batch(requests, self.batch)  # type: ignore[attr-defined]
+        for answer in answers:
+            more(answer)
         return answers
 
 

@@ -284,9 +284,11 @@ class Engine:
         reached = env.snapshot() if env.cheap_snapshots else ""
         flags = [*choice.flags, *(["failed"] if seen.failed else []), *(["volatile"] if seen.volatile else [])]
         state_hash = env.state_hash()
-        if self.config.dedupe.states and replaces and not terminal:
+        changed = state_hash != cur.state_hash  # else only what was seen is new, and that is on this path alone
+        asked = cur.id in self.state.forks  # by a person
+        if self.config.dedupe.states and replaces and changed and not (terminal or seen.failed or asked):
             siblings = (self.state.tree.nodes[i] for i in cur.children)
-            if any(s.state_hash == state_hash and not s.terminal for s in siblings) and not seen.failed:
+            if any(s.state_hash == state_hash and not s.terminal for s in siblings):
                 flags.append("transposed")
         node = Node(
             id=-1, parent=cur.id, child_index=index, kind=kind, tool=call.name, args=dict(call.input),

@@ -74,10 +74,16 @@ def resample(
         text = prompts.render("summary", issue=prompts.issue, attempt=one)
         asked: list[Message] = [{"role": "user", "content": [{"type": "text", "text": text}]}]
         response = model.complete(
-            ModelRequest("summarize", place, number, messages=asked, max_tokens=config.max_tokens)
+            ModelRequest(
+                "summarize", place, number, messages=asked, max_tokens=config.max_tokens, temperature=model.greedy
+            )
         )
         spent(response)
         return response.text
+
+    def counted(response: ModelResponse) -> bool:
+        spent(response)
+        return not stop()
 
     told = feedback(prompts, tree, node_id, config, condense if config.feedback.summarize else None)
     turns = messages(tree, node_id, prompts, config.history)
@@ -104,8 +110,10 @@ def resample(
                     long_lived=2 * node.depth,
                 )
             )  # fmt: skip
-        for response in model.complete_many(requests):
-            spent(response)
+        responses = model.complete_many(requests, more=counted)
+        if len(responses) < k:
+            return Drawn(None, rejected, stopped=True)
+        for response in responses:
             if response.stop == "max_tokens":  # of a call too the end may be missing
                 limit = 2 * config.max_tokens
                 rejected.append({"reason": "cut off at the limit of tokens", "text": response.text[:200]})
@@ -234,7 +242,8 @@ def _judge(
         response = critic.complete(
             ModelRequest(
                 "critic", tree.indices(node.id), 2 * (len(node.children) - 1) + sample, prompts.system if full else "",
-                turns, prompts.tools if full else (), config.max_tokens, schema=None if full else ANSWER,
+                turns, prompts.tools if full else (), config.max_tokens, critic.greedy,
+                schema=None if full else ANSWER,
             )
         )  # fmt: skip
         spent(response)

@@ -23,7 +23,7 @@ KINDS = {"o": "other", "c": "create", "a": "append", "e": "edit", "s": "submit"}
 class SkeletonTrace:
     """What a search along a skeleton did.
 
-    n_steps, n_leaves : executed actions, nodes without children.
+    n_steps, n_leaves : executed actions, nodes without children (the root, if there was no action).
     branches : (depth, kind) of every expansion, in the order in which they were opened.
     leaf_depths : in the order in which the leaves were made.
     replay_steps : actions that restoring by replay would have executed again.
@@ -90,7 +90,7 @@ def simulate_skeleton(
     engine.run()
     tree = engine.state.tree
     made = list(tree.nodes.values())[1:]
-    leaves = [node for node in made if not node.children]
+    leaves = tree.leaves()
     return SkeletonTrace(
         n_steps=len(made),
         n_leaves=len(leaves),

@@ -44,7 +44,10 @@ def make_strategy(config: DarsConfig, value: Value | None = None) -> Strategy:
 
 
 def _again_at_root(state: SearchState, runs: int | None) -> int | None:
-    return 0 if runs is None or len(state.tree.root.children) < runs else None
+    """The root, until there are enough runs; a start without an action is the last one, since it takes no step."""
+    root = state.tree.root
+    over = root.terminal or "exhausted" in root.flags
+    return None if over or (runs is not None and len(root.children) >= runs) else 0
 
 
 def _random(state: SearchState, branches: int, seed: int) -> int | None:

@@ -110,7 +110,8 @@ def ask(
 
     Replies without a tool call are asked again, at most ``FORMAT_REPLIES`` in all; the corrections are in those
     requests only and never become part of the path; nor does a ``hint``, which stands after the last turn. A reply that
-    was cut off is asked for once more, with twice the tokens.
+    was cut off is asked for once more, with twice the tokens. The temperature is 0 (the paper's) but for "restart",
+    whose runs would all be the same.
     """
 
     def shown(history: HistorySection) -> list[Message]:
@@ -119,14 +120,19 @@ def ask(
 
     turns, place, until = shown(config.history), tree.indices(node_id), lasting(tree, node_id, config)
     limit, grown, compacted = config.max_tokens, False, False
+    warm = config.strategy == "restart" and model.capabilities.temperature
+    temperature = config.candidates.temperature if warm else model.greedy
     extra: list[Message] = []
     replies = 0
     while replies < FORMAT_REPLIES:
         if stop():
             return None, "stopped"
         response = model.complete(
-            ModelRequest("act", place, sample, prompts.system, [*turns, *extra], prompts.tools, limit, long_lived=until)
-        )
+            ModelRequest(
+                "act", place, sample, prompts.system, [*turns, *extra], prompts.tools, limit, temperature,
+                long_lived=until,
+            )
+        )  # fmt: skip
         spent(response)
         sample += 1
         if response.call is not None and response.stop != "max_tokens":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 
 from ..aci.testing import PYTEST, run_suite
@@ -28,7 +29,7 @@ def passing_share(
     def value(leaf: Node, spent: Spend) -> float:
         if leaf.state_hash not in known:
             restore(tree, leaf.id, env, tools)
-            done, cases = run_suite(env, {}, command or PYTEST, " ".join(visible))
+            done, cases = run_suite(env, {}, command or PYTEST, shlex.join(visible))
             ran = [case for case in cases or () if case.outcome != "skipped"]
             passed = sum(case.outcome == "passed" for case in ran)
             known[leaf.state_hash] = passed / len(ran) if ran else float(cases is None and done.returncode == 0)
@@ -44,7 +45,7 @@ def judged(tree: Tree, model: ChatModel, prompts: Prompts, config: DarsConfig) -
         turns = with_text(messages(tree, leaf.id, prompts, config.history), prompts.render("value"))
         place = tree.indices(leaf.id)
         response = model.complete(
-            ModelRequest("review", place, 0, prompts.system, turns, prompts.tools, config.max_tokens)
+            ModelRequest("review", place, 0, prompts.system, turns, prompts.tools, config.max_tokens, model.greedy)
         )
         spent(response)
         found = re.search(r"<score>\s*(\d{1,3})\s*</score>", response.text)

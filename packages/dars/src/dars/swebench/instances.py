@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TaskError
+from ..task import Task
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 ALIASES = {
@@ -31,7 +32,7 @@ def read_instances(source: str | Path, split: str = "test") -> list[Row]:
     Raises
     ------
     TaskError
-        No such file, no rows in it, a row without instance_id, or two with the same.
+        No such file, no rows in it, a row without what a task needs, or two with the same instance_id.
     """
     path = Path(source)
     name = ALIASES.get(str(source).lower(), str(source))
@@ -46,6 +47,11 @@ def read_instances(source: str | Path, split: str = "test") -> list[Row]:
         if identity in seen:
             raise TaskError(f"{source}, row {number}: {identity} was there before")
         seen.add(identity)
+    for number, row in enumerate(rows, start=1):
+        try:
+            Task.from_swebench(row)
+        except TaskError as error:
+            raise TaskError(f"{source}, row {number}: {error}") from None
     return rows
 
 

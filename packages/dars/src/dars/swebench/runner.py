@@ -78,7 +78,8 @@ def run_instances(
     name : model_name_or_path of the predictions.
     shard : (i, n) for part i of n, counted from 0.
     executor : "ray" for a cluster that shares the file system.
-    on_progress : takes {instance_id, status: "done" | "failed" | "skipped", number, total}.
+    on_progress : takes {instance_id, status: "done" | "failed" | "skipped", number, total}, and the error of one that
+        failed.
 
     Raises
     ------
@@ -98,7 +99,8 @@ def run_instances(
     def tell(identity: str, status: str) -> None:
         if on_progress is not None:
             number = len(done) + len(skipped) + len(failed)
-            on_progress({"instance_id": identity, "status": status, "number": number, "total": len(rows)})
+            why = {"error": failed[identity]} if status == "failed" else {}
+            on_progress({"instance_id": identity, "status": status, "number": number, "total": len(rows), **why})
 
     def keep(outcome: Outcome) -> None:
         identity = outcome["instance_id"]

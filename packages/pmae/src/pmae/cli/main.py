@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import CheckpointError, DataError, NumericalError, ShapeError
-from . import data, measure, printing, spaces, training, using
+from . import data, measure, printing, ratios, spaces, training, using
 from .options import QuietOption, VerboseOption, share
 from .printing import USUAL, say, set_volume
 
@@ -37,6 +37,7 @@ for function in (
     measure.bench,
 ):  # fmt: skip
     app.command()(function)
+app.command("search-ratio")(ratios.search_ratio)
 app.command("eval")(measure.evaluate)
 app.add_typer(data_app, name="data")
 

@@ -76,7 +76,8 @@ def _numbers(record: dict[str, Any]) -> str:
     left = round(record["seconds"] * (1 / record["progress"] - 1))
     speed = f"{record['images_per_s']:,.0f} images/s"
     eta = f"ETA {left // 60}:{left % 60:02}"
-    return f"loss {loss}  FVU {fvu}  hidden {share}  lr {record['lr']:.3g}  {speed}{skipped}  {eta}"
+    held = f"  held out {_cell(record['heldout_fvu'])}" if "heldout_fvu" in record else ""
+    return f"loss {loss}  FVU {fvu}{held}  hidden {share}  lr {record['lr']:.3g}  {speed}{skipped}  {eta}"
 
 
 def to_json(facts: dict[str, Any]) -> str:
@@ -100,6 +101,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     widths = [max(len(h), *(len(r[i]) for r in cells)) if cells else len(h) for i, h in enumerate(head)]
     for row in (list(head), *cells):
         print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def r2_of(record: dict[str, Any]) -> dict[str, float | None]:
+    """R² on held-out images by band of components, of a line of bands.jsonl."""
+    return {name: None if fvu is None else 1 - fvu for name, fvu in record["bands"].items()}
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ from .options import (
     pairs,
     side_of,
 )  # fmt: skip
-from .printing import show, training_progress
+from .printing import r2_of, show, table, training_progress
 
 if TYPE_CHECKING:
     from ..data import ImageSet
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 METHODS = ("pmae", "mae")
 SECTIONS = ("space", "model", "train", "options")  # with settings of their own
-PLAIN = ("data", "size", "channels", "method")
+PLAIN = ("data", "size", "channels", "method", "heldout")
 NOTES = ("seeds", "sweep")  # what a file says to those who run it several times
-OURS = ("model", "images", "out", "resume", "progress", "device", "layout", "about", "stop_after")  # not from a file
+OURS = (  # not from a file
+    "model", "images", "out", "resume", "progress", "device", "layout", "about", "stop_after", "heldout",
+)  # fmt: skip
 INTERRUPTED = 130
 
 
@@ -65,6 +67,14 @@ def pretrain(
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 (default) or bf16.")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network.")] = False,
+    heldout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA|test",
+            help="Images to judge each epoch by, per band of components: test or val, of the same data; or DATA.",
+        ),
+    ] = None,
+    track: Annotated[str | None, typer.Option(help="tensorboard: write the records there, too.")] = None,
     size: SizeOption = None,
     channels: ChannelsOption = None,
     option: SourceOption = None,
@@ -74,13 +84,13 @@ def pretrain(
 ) -> None:
     """Train a masked autoencoder; under torchrun on several devices. Goes on where a run in the folder stopped."""
     line = {
-        "data": data, "size": size, "channels": channels, "method": method,
+        "data": data, "size": size, "channels": channels, "method": method, "heldout": heldout,
         "space": None if space is None else str(space),
         "options": pairs(option),
         "model": {"preset": preset, "ratio": None if ratio is None else _ratio(ratio), "seed": seed},
         "train": {
             "epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": precision, "wall_clock": wall_clock,
-            "compile": compile or None, "seed": seed,
+            "compile": compile or None, "track": track, "seed": seed,
         },
     }  # fmt: skip
     settings = merged(config, assignments, line)
@@ -91,12 +101,12 @@ def pretrain(
     from ..models import PMAE, PixelMAE, PMAEConfig
 
     model_config = PMAEConfig(**settings["model"])  # refused before anything is read
-    options = settings["options"]
     if isinstance(settings["space"], str) and settings["size"] is None:
         from ..space import MaskSpace
 
         settings["size"] = side_of(MaskSpace.load(settings["space"]))
-    images = images_of(settings["data"], "train", settings["size"], settings["channels"], _as_pairs(options))
+    images = images_of(settings["data"], "train", settings["size"], settings["channels"], source_options(settings))
+    judged = None if settings["heldout"] is None else heldout_images(settings).images
     world = joined(device)
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -106,20 +116,37 @@ def pretrain(
     with training_progress(settings["train"]["epochs"]) as tell:
         result = fit(
             model, images.images, out=out, resume=resume, stop_after=stop_after, device=world.device, progress=tell,
-            about=about, **settings["train"],
+            about=about, heldout=judged, **settings["train"],
         )  # fmt: skip
     if world.main:
         last = result.history[-1] if result.history else {}
-        show(
-            {
-                "run": str(out), "epochs": result.epochs, "steps": result.steps, "seconds": result.seconds,
-                "images per second": result.images_per_s,
-                **{name: last.get(name) for name in ("loss", "fvu", "masked_share")},
-            },
-            as_json,
-        )  # fmt: skip
+        facts = {
+            "run": str(out), "epochs": result.epochs, "steps": result.steps, "seconds": result.seconds,
+            "images per second": result.images_per_s,
+            **{name: last.get(name) for name in ("loss", "fvu", "masked_share")},
+        }  # fmt: skip
+        explained: dict[str, float | None] = {}
+        if result.bands:
+            from ..engine.folder import PICTURE
+            from ..plots import band_heatmap
+
+            band_heatmap(result.bands, out / PICTURE)
+            explained = r2_of(result.bands[-1])
+            facts["heldout fvu"] = result.bands[-1]["fvu"]
+        show(facts | {"heldout r2": explained} if as_json and explained else facts, as_json)
+        if explained and not as_json:
+            print()
+            table(("components", *explained), [("R², held out", *explained.values())])
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def heldout_images(settings: Mapping[str, Any]) -> ImageSet:
+    """Images that ``heldout`` names: a split of the data, or the test split of other data (of npy its only one)."""
+    wanted, size, channels = (settings[name] for name in ("heldout", "size", "channels"))
+    if wanted in ("test", "val"):
+        return images_of(settings["data"], wanted, size, channels, source_options(settings))
+    return images_of(wanted, "train" if wanted.startswith("npy:") else "test", size, channels, None)
 
 
 def merged(config: Path | None, assignments: list[str] | None, line: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,8 +246,9 @@ def _ratio(text: str) -> float | list[float]:
     return found[0] if len(found) == 1 else found
 
 
-def _as_pairs(options: Mapping[str, Any]) -> list[str]:
-    return [f"{name}={value}" for name, value in options.items()]
+def source_options(settings: Mapping[str, Any]) -> list[str]:
+    """What is asked of the source of the data, KEY=VALUE."""
+    return [f"{name}={value}" for name, value in settings["options"].items()]
 
 
 def _scale(settings: dict[str, Any], images: ImageSet, out: Path, resume: str, world: World) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,12 +26,12 @@ from .options import (
     check_out,
     images_of,
 )  # fmt: skip
-from .printing import show, table
+from .printing import r2_of, show, table
 
 if TYPE_CHECKING:
     from ..data import ImageSet
 
-PROBES = "probes.jsonl"
+PROBES, BANDS = "probes.jsonl", "bands.jsonl"
 
 
 def embed(
@@ -162,8 +162,17 @@ def compare(
     if as_json:
         show({"runs": rows}, True)
         return
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    explained = {row["run"]: row.pop("heldout r2") for row in rows if "heldout r2" in row}
+    names = _names(rows)
     table(names, [[row.get(name) for name in names] for row in rows])
+    if explained:
+        bands = _names(explained.values())
+        print("\nR² of components on held-out images")
+        table(("run", *bands), [(run, *(row.get(band) for band in bands)) for run, row in explained.items()])
+
+
+def _names(rows: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _summary(run: Path) -> dict[str, Any]:
@@ -183,9 +192,9 @@ def _summary(run: Path) -> dict[str, Any]:
             "minutes": about["seconds"] / 60, "images/s": last.get("images_per_s"), "loss": last.get("loss"),
             "fvu": last.get("fvu"), "finished": about["finished"],
         }  # fmt: skip
-        path = run / PROBES
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            probed = json.loads(line)
+        for looked in _records(run / BANDS)[-1:]:
+            row |= {"heldout fvu": looked["fvu"], "heldout r2": r2_of(looked)}
+        for probed in _records(run / PROBES):
             name = " ".join(
                 [probed["kind"], *([] if probed["protocol"] == "fast" else [probed["protocol"]]), probed["pool"]]
             )
@@ -193,6 +202,11 @@ def _summary(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{run} is not the folder of a run: {error!r}") from error
     return row
+
+
+def _records(path: Path) -> list[Any]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 def _load(run: Path, device: str) -> Any:

@@ -18,7 +18,8 @@ MOST_CHANNELS = 16  # an axis longer than that is not taken for the channels
 def read_npz(split: str, path: Path | None = None, layout: str = "auto", name: str = "npz") -> ImageSet:
     """Keys ``images`` and ``labels`` (training data only), or MedMNIST's ``train_images``, ``train_labels``, ….
 
-    Labels and the names ``classes`` may be missing. Without ``test_images`` "test" is ``val_images``.
+    Labels, the names ``classes`` and the ``layout`` of the images may be missing. Without ``test_images`` "test" is
+    ``val_images``.
     Raises MissingSourceError, DataError, ShapeError, ValueError.
     """
     with open_npz(path) as file:
@@ -26,6 +27,10 @@ def read_npz(split: str, path: Path | None = None, layout: str = "auto", name: s
         prefix = next((prefix for prefix in prefixes if f"{prefix}images" in file), None)
         if prefix is None:
             raise MissingSourceError(f"{path} has no {prefixes[0]}images: it holds {', '.join(file) or 'nothing'}")
+        if layout == "auto" and "layout" in file:
+            layout = str(_member(file, "layout", path))
+            if layout not in LAYOUTS:
+                raise DataError(f"{path}: layout is {layout!r}: one of {', '.join(LAYOUTS)}")
         images = channels_first(_member(file, f"{prefix}images", path), layout, path)
         labels = f"{prefix}labels"
         found = as_labels(_member(file, labels, path), len(images), path) if labels in file else None

@@ -17,13 +17,13 @@ def make(
     """Write ``photopatch`` or another source without files as npz, in MedMNIST's form; ``npz:FILE`` reads it back.
 
     Keys: train_images and test_images, uint8 (N, H, W) or (N, H, W, 3); train_labels and test_labels, int64 (N, 1);
-    classes. n, n_test and seed are of photopatch. The file is there whole or not at all. Returns the number of images
-    per split. Raises ValueError.
+    classes; layout, "NHWC", as the shape of small images does not tell which axis is the channels. n, n_test and seed
+    are of photopatch. The file is there whole or not at all. Returns the number of images per split. Raises ValueError.
     """
     made = [key for key, entry in ENTRIES.items() if entry.home == ""]
     if name not in made:
         raise ValueError(f"data make {name!r}: one of {', '.join(made)}")
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Any] = {"layout": np.array("NHWC")}
     counts: dict[str, int] = {}
     for split, number in (("train", n), ("test", n_test)):
         options = {"n": number, "seed": seed} if name == "photopatch" else {}

@@ -6,6 +6,7 @@ left 60 % of the columns of a photograph, test crops in the right 40 %: no pixel
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -63,8 +64,9 @@ def region(pixels: np.ndarray, split: str) -> np.ndarray:
     return pixels[:, :, :border] if split == "train" else pixels[:, :, border:]
 
 
+@cache
 def photograph(name: str) -> np.ndarray:
-    """uint8 (3, H, W). Raises MissingSourceError."""
+    """uint8 (3, H, W), read-only. Raises MissingSourceError."""
     package, file = PHOTOGRAPHS[name]
     found = find_spec(package)
     path = Path(found.origin).parent / file if found and found.origin else None

@@ -2,6 +2,8 @@
 
 config.yaml, space.safetensors, model.safetensors   the model; its weights are those of the last checkpoint
 metrics.jsonl                                       a record per epoch
+bands.jsonl, bands.png                              what is unexplained of held-out images, by band of components
+tensorboard/                                        the records again, if that was asked for
 run.json                                            versions, device, recipe, fingerprints, seconds
 checkpoints/                                        see checkpoint.py
 """
@@ -20,20 +22,22 @@ import torch
 from .. import __version__
 from . import checkpoint
 
-METRICS, RUN, CHECKPOINTS = "metrics.jsonl", "run.json", "checkpoints"
+METRICS, BANDS, RUN, CHECKPOINTS = "metrics.jsonl", "bands.jsonl", "run.json", "checkpoints"
+PICTURE, EVENTS = "bands.png", "tensorboard"
 
 
 def begin(out: Path) -> None:
     """An empty folder for another run: what one before left in it goes."""
     out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    for name in (METRICS, RUN):
+    for name in (CHECKPOINTS, EVENTS):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in (METRICS, BANDS, PICTURE, RUN):
         (out / name).unlink(missing_ok=True)
 
 
-def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
     """All records so far; what a run that was resumed had beyond its checkpoint goes."""
-    checkpoint.write_atomically(out / METRICS, "".join(json.dumps(record) + "\n" for record in history))
+    checkpoint.write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..models import pretrained
 from . import checkpoint, folder
 from .distributed import World, distribute, is_sharded
 from .feed import Feed, order_of
+from .heldout import Heldout
 from .schedule import lr_factor, progress_of
 
 ORDER, VIEWS, PATCHES, COMPONENTS = range(4)  # streams of random numbers
@@ -52,6 +53,7 @@ class State:
     epoch_began: float = 0.0
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     history: list[dict[str, Any]] = field(default_factory=list)
+    bands: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -74,6 +76,7 @@ class Run:
     masks: torch.Generator  # on the CPU, for what is drawn per image
     sums: Tensor
     about: dict[str, Any] = field(default_factory=dict)  # for run.json
+    heldout: Heldout | None = None
     state: State = field(default_factory=State)
     looks: list[Tensor] = field(default_factory=list)  # whether the gradients of the last steps were not finite
 

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NumericalError, ShapeError
-from . import checkpoint, folder
+from . import checkpoint, folder, tracking
 from .augment import random_views
 from .distributed import joined, synced
 from .feed import Feed, to_unit
+from .heldout import heldout_of, look
 from .hints import warn_if_stuck, warn_of_views
 from .run import PATCHES, VIEWS, Recipe, Run, prepare, restore, save, to_resume
 from .schedule import WARMUPS, default_warmup, scaled_lr
@@ -49,7 +50,9 @@ class TrainResult:
     out : its folder, None if nothing was written
     epochs, steps : done; fewer than asked for if the wall clock shortened the schedule, or it was stopped
     seconds : of training, those before a resume included
-    history : one record per epoch: epoch, step, progress, loss, fvu, masked_share, lr, images_per_s, seconds, skipped
+    history : one record per epoch: epoch, step, progress, loss, fvu, masked_share, lr, images_per_s, seconds, skipped;
+        and heldout_fvu after the epochs in which held-out images were looked at
+    bands : a record for each of those: epoch, step, fvu, and bands, which is the fvu of components such as "11-30"
     images_per_s : over the whole run
     interrupted : a signal ended it, after saving
     """
@@ -59,6 +62,7 @@ class TrainResult:
     steps: int
     seconds: float
     history: list[dict[str, Any]]
+    bands: list[dict[str, Any]]
     images_per_s: float
     interrupted: bool
 
@@ -87,6 +91,9 @@ def fit(
     sync_masks: bool | None = None,
     parallel: str = "auto",
     checkpoint_every: float = 300.0,
+    heldout: Any = None,
+    heldout_every: int = 1,
+    track: str | None = None,
     progress: Progress | None = None,
     device: str | torch.device = "auto",
     layout: str = "NCHW",
@@ -115,6 +122,10 @@ def fit(
     sync_masks : all processes hide the same components, otherwise each draws its own; None is the model's setting
     parallel : several processes copy the model ("ddp") or shard it ("fsdp2"); "auto" shards from ViT-L on
     checkpoint_every : seconds between checkpoints
+    heldout : images that are not trained on, in any form that ``images`` may have; of a PMAE. What is unexplained of
+        each band of components goes to bands.jsonl, on at most 512 of them and 32 masks that stay the same
+    heldout_every : epochs between such looks; there is one at the end of the run in any case
+    track : "tensorboard" also writes the records there, to the folder ``tensorboard`` of the run (extra ``track``)
     about : more facts for run.json, such as the name of the data
     progress : called after a step with the share that is done, and after an epoch with its record
 
@@ -123,7 +134,7 @@ def fit(
     learning rate, once. No global random state is used or changed.
 
     Raises ShapeError, DataError, ValueError; CheckpointError if ``out`` holds another run or cannot be written;
-    NumericalError.
+    ModuleNotFoundError for a tracker that is not installed; NumericalError.
     """
     _one_of("augment", augment, AUGMENTS)
     _one_of("precision", precision, PRECISIONS)
@@ -131,6 +142,7 @@ def fit(
     _positive(epochs=epochs, batch_size=batch_size, lr=lr, wall_clock=wall_clock, stop_after=stop_after)
     _positive(accumulate=accumulate)
     path = None if out is None else Path(out)
+    tracking.check(track, path)
     world = joined(device)
     with _signals() as stopped:
         feed = Feed(images, world.device, layout)
@@ -146,6 +158,8 @@ def fit(
         found = world.gather(to_resume(path, resume))[0]
         run = prepare(model, feed, recipe, world, path, accumulate, wall_clock, parallel)
         run.about.update(about or {})
+        if heldout is not None:
+            run.heldout = heldout_of(model, heldout, heldout_every, seed, layout)
         if found is not None:
             restore(run, checkpoint.load(found))
         if path is not None and (found is None or found.resolve().parents[1] != path.resolve()):
@@ -159,12 +173,13 @@ def fit(
         was_training = model.training
         model.train()
         try:
-            interrupted = _loop(run, stop_at, stopped, checkpoint_every, progress)
+            with tracking.tracked(track, run, progress) as tell:
+                interrupted = _loop(run, stop_at, stopped, checkpoint_every, tell)
         finally:
             model.train(was_training)
     state = run.state
     return TrainResult(
-        path, state.step / run.per_epoch, state.step, state.seconds, state.history,
+        path, state.step / run.per_epoch, state.step, state.seconds, state.history, state.bands,
         state.step * batch_size / max(state.seconds, 1e-9), interrupted,
     )  # fmt: skip
 
@@ -319,9 +334,17 @@ def _close_epoch(run: Run, lr: float) -> dict[str, Any]:
     if whole:
         run.sums.zero_()
         state.epoch_began = state.seconds
+    held = run.heldout
+    if held is not None and (run.progress >= 1 or (whole and state.step // per_epoch % held.every == 0)):
+        # All processes look: where the network is sharded, none could alone.
+        found = look(run.model, held)
+        record["heldout_fvu"] = found["fvu"]
+        state.bands.append({"epoch": record["epoch"], "step": state.step, **found})
     if run.world.main:
         if run.out is not None:
-            folder.write_metrics(run.out, state.history)
+            folder.write_records(run.out / folder.METRICS, state.history)
+            if state.bands:
+                folder.write_records(run.out / folder.BANDS, state.bands)
         warn_if_stuck(state.history)
     return record
 

@@ -38,6 +38,15 @@ def run_cost(profile: Profile, rng: np.random.Generator, out: Path, device: str 
     return experiment
 
 
+def training_flops(model: Any, x: Tensor, draws: int = 1) -> float:
+    """Of an image, forward and backward, a mean over so many draws of masks for the images (B, C, H, W)."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        for _ in range(draws):
+            model(x).loss.backward()
+    return counter.get_total_flops() / (draws * len(x))
+
+
 def _split(
     experiment: Experiment,
     profile: Profile,
@@ -105,10 +114,7 @@ def _steps(experiment: Experiment, profile: Profile, rng: np.random.Generator, d
     mae = PixelMAE(PMAEConfig(profile.preset), space).to(device)
     flops = {}
     for name, model in (("PMAE", ours), ("MAE", mae)):
-        counter = FlopCounterMode(display=False)
-        with counter:
-            model(x).loss.backward()
-        flops[name] = counter.get_total_flops() / batch
+        flops[name] = training_flops(model, x)
         experiment.metrics.append(Metric(f"{name}: training", flops[name] / 1e9, "GFLOP/image", "lower"))
     experiment.metrics.append(Metric("PMAE FLOPs over those of MAE 75 %", flops["PMAE"] / flops["MAE"], "", "lower"))
     steps: dict[str, Callable[[], Any]] = {

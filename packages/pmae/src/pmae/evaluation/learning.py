@@ -47,12 +47,14 @@ class Job:
     basis: str = "pca"
     curve: tuple[float, ...] = (1.0,)
     source: str = "photopatch"
+    settings: tuple[tuple[str, Any], ...] = ()  # further ones of the model
 
     @property
     def name(self) -> str:
         """For tables and folders."""
         ratio = "random" if isinstance(self.ratio, tuple) else f"{self.ratio:g}"
-        return f"{self.source}-{self.basis}-{self.method}-{ratio}-{self.epochs:g}-{self.seed}"
+        more = "".join(f"-{name}-{value}" for name, value in self.settings)
+        return f"{self.source}-{self.basis}-{self.method}-{ratio}-{self.epochs:g}-{self.seed}{more}"
 
 
 @dataclass
@@ -81,13 +83,13 @@ def run_learning(profile: Profile, rng: np.random.Generator, out: Path, device: 
     jobs += [Job("random", seed, 0, PATCHES, space) for seed in seeds]
     if len(seeds) > 1:
         jobs.append(Job("ae", seeds[0], profile.epochs, 0.0, space))
-    runs = _all(jobs, profile, out, device)
+    runs = train_all(jobs, profile, out, device)
     ours, mae, blank = (_of(runs, method) for method in ("pmae", "mae", "random"))
     stretched: list[Run] = []
     if profile.stretched:
         cost = float(np.mean([run.seconds for run in ours]) / np.mean([run.seconds for run in mae]))
         longer = [Job("mae", seed, math.ceil(profile.epochs * cost), PATCHES, space) for seed in seeds]
-        stretched = _all(longer[: profile.stretched], profile, out, device)
+        stretched = train_all(longer[: profile.stretched], profile, out, device)
         experiment.metrics.append(Metric("cost of a PMAE epoch in MAE epochs", cost, "", "lower"))
     experiment.claims += _learnable(ours, profile)
     if len(seeds) > 1:
@@ -98,7 +100,7 @@ def run_learning(profile: Profile, rng: np.random.Generator, out: Path, device: 
     for name, group in named.items():
         _table(experiment, name, group)
     draw_reconstructions(
-        _folder(out, ours[0].job), _folder(out, mae[0].job), crops(profile, "test")[0], out / "masked.png"
+        _folder(out, ours[0].job), _folder(out, mae[0].job), *crops(profile, "test"), out / "masked.png"
     )
     experiment.artifacts.append(Artifact("masked.png", "Test crops: hidden, seen and predicted, by both methods"))
     if len(profile.curve) > 1:
@@ -127,7 +129,7 @@ def run_ratios(profile: Profile, rng: np.random.Generator, out: Path, device: st
     for basis in profile.bases:
         other = space_file(profile, out, basis, device)
         jobs += [Job("pmae", seed, epochs, RATIO, other, basis) for seed in seeds]
-    runs = _all(jobs, profile, out, device)
+    runs = train_all(jobs, profile, out, device)
     spread = {}
     for method, ratios in sweep.items():
         means = [
@@ -191,7 +193,9 @@ def train_one(job: Job, profile: Profile, out: Path, device: str) -> Run:
 def model_of(job: Job, profile: Profile, device: str) -> Any:
     """The model of a job, before training."""
     space = MaskSpace.load(job.space)
-    config = PMAEConfig(profile.preset, ratio=job.ratio, seed=job.seed, masks_per_batch=profile.masks_per_batch)
+    config = PMAEConfig(
+        profile.preset, ratio=job.ratio, seed=job.seed, masks_per_batch=profile.masks_per_batch, **dict(job.settings)
+    )  # fmt: skip
     made = PMAE(config, space) if job.method == "pmae" else PixelMAE(config, space)
     return made.to(device)
 
@@ -226,7 +230,8 @@ def fresh_fvu(model: Any, test: np.ndarray, seed: int, device: str) -> list[floa
     return values
 
 
-def _all(jobs: Sequence[Job], profile: Profile, out: Path, device: str) -> list[Run]:
+def train_all(jobs: Sequence[Job], profile: Profile, out: Path, device: str) -> list[Run]:
+    """The runs of all jobs, in their order."""
     # The longest first, so that no core waits for the last one.
     order = sorted(range(len(jobs)), key=lambda i: -_weight(jobs[i]))
     done = each(train_one, [(jobs[i], profile, out, device) for i in order], profile.workers)

@@ -83,12 +83,54 @@ def draw_curves(runs: Mapping[str, list[list[dict[str, float]]]], curve: Sequenc
     save(figure, path)
 
 
+def draw_frontier(curves: Mapping[str, Sequence[Mapping[str, float]]], spent: Sequence[float], path: Path) -> None:
+    """Accuracies of each model that has spent so many FLOPs of training; spent : as long as each curve."""
+    figure = Figure(figsize=(9.2, 3.4))
+    colors = (BLUE, "#56a3d0", "#9fd0ea", "#5b8c5a", ORANGE)
+    for axes, probe in zip(figure.subplots(1, 2), ("avg linear", "avg knn"), strict=True):
+        for (name, points), color in zip(curves.items(), colors, strict=False):
+            axes.semilogx(spent, [point[probe] for point in points], "o-", color=color, label=name, linewidth=2)
+        axes.set_xlabel("training FLOPs")
+        axes.set_ylabel({"avg linear": "linear probe, %", "avg knn": "10 nearest neighbours, %"}[probe])
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def draw_ratios(
+    ratios: Sequence[float], fvu: np.ndarray, chosen: Sequence[float], accuracy: np.ndarray, path: Path
+) -> None:
+    """What short runs leave unexplained, (seeds, ratios), where it bends, (seeds,), and accuracies, (seeds, ratios)."""
+    figure = Figure(figsize=(8.4, 3.2))
+    panels = {"held-out FVU of short runs": fvu, "linear probe of whole runs, %": accuracy}
+    for axes, (name, values) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        axes.semilogx(ratios, values.T, color=BLUE, linewidth=0.7, alpha=0.5)
+        axes.semilogx(ratios, values.mean(0), "o-", color=BLUE, linewidth=2)
+        for ratio in chosen:
+            axes.axvline(ratio, color=ORANGE, linewidth=1)
+        axes.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
+        axes.minorticks_off()
+        axes.set_xlabel("hidden share of the variance (line: chosen without labels)")
+        axes.set_ylabel(name)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def most_varied(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each label the image (C, H, W) that varies most, as a mean over channels: a piece of sky shows nothing."""
+    spread = images.reshape(*images.shape[:2], -1).astype(np.float64).var(2).mean(1)
+    return np.array([max(np.flatnonzero(labels == label), key=spread.__getitem__) for label in np.unique(labels)])
+
+
 @torch.no_grad()
-def draw_reconstructions(component: Path, pixel: Path, images: np.ndarray, path: Path, n: int = 6) -> None:
-    """Rows: image, what each method hides and shows, and its image with the prediction filled in."""
+def draw_reconstructions(component: Path, pixel: Path, images: np.ndarray, labels: np.ndarray, path: Path) -> None:
+    """A column for each label; rows: image, what each method hides and shows, and the image with that filled in."""
     from ..models import load
 
-    x = torch.from_numpy(np.array(images[:: max(1, len(images) // n)][:n])).float() / 255
+    x = torch.from_numpy(np.array(images[most_varied(images, labels)])).float() / 255
+    n = len(x)
     ours: Any = load(component)
     mae: Any = load(pixel)
     seen = ours(x, ours.sampler.sample())

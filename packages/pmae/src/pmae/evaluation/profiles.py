@@ -30,6 +30,9 @@ class Profile:
     pools : how features are pooled.
     bases : further bases trained at the recommended ratio.
     workers : models trained at the same time, one thread each.
+    frontier_train, frontier_seeds : crops and seeds of the comparison at equal FLOPs.
+    budgets : what each of its models spends, in epochs of a PMAE that sees all tokens.
+    shares, search_epochs : ratios among which one is chosen without labels, and the epochs of a run to choose by.
     """
 
     name: str
@@ -67,6 +70,11 @@ class Profile:
     compile: bool
     bases: tuple[str, ...]
     workers: int
+    frontier_train: int
+    frontier_seeds: int
+    budgets: tuple[float, ...]
+    shares: tuple[float, ...]
+    search_epochs: float
 
 
 QUICK = Profile(
@@ -105,6 +113,11 @@ QUICK = Profile(
     compile=False,
     bases=(),
     workers=2,
+    frontier_train=1_000,
+    frontier_seeds=1,
+    budgets=(2, 4),
+    shares=(0.05, 0.1, 0.2, 0.3, 0.5, 0.7),
+    search_epochs=2,
 )
 FULL = replace(
     QUICK,
@@ -126,11 +139,14 @@ FULL = replace(
     backbone="resnet18",
     backbone_epochs=2,
     backbone_train=1_000,
+    frontier_train=1_500,
+    budgets=(4, 8, 16),
+    search_epochs=4,
 )
 GPU = replace(
     FULL,
     name="gpu",
-    experiments=("redundancy", "samplers", "cost", "learning", "ratios", "architecture", "table1"),
+    experiments=("redundancy", "samplers", "cost", "learning", "ratios", "frontier", "architecture", "table1"),
     split_batch=512,
     split_side=64,
     step_batch=512,
@@ -152,6 +168,10 @@ GPU = replace(
     compile=True,
     bases=("kron", "dct"),
     workers=1,
+    frontier_train=10_000,
+    frontier_seeds=2,
+    budgets=(3, 6, 12),
+    search_epochs=3,
 )
 PAPER_PROFILE = replace(GPU, name="paper", experiments=("table1",))
 PROFILES = {profile.name: profile for profile in (QUICK, FULL, GPU, PAPER_PROFILE)}

@@ -26,6 +26,7 @@ _MODULES: dict[str, str] = {
     "ratios": "learning",
     "architecture": "architecture",
     "table1": "table1",
+    "frontier": "frontier",
 }
 EXPERIMENTS: tuple[str, ...] = tuple(_MODULES)
 
