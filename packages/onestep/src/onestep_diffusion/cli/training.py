@@ -230,12 +230,12 @@ def _frechet_to(data: Dataset, features: str, seed: int) -> Callable[[int, Gener
     from ..metrics import fid
 
     shape = data.image_shape or data.shape
-    extract = features_of(features)
-    known = extract(data.x[:5000].reshape(-1, *shape), data.shift, data.scale)
+    extract = features_of(features, shift=data.shift, scale=data.scale)
+    known = extract(data.x[:5000].reshape(-1, *shape))
 
     def measure(step: int, generator: Generator) -> dict[str, float]:
         samples = generator.sample(2000, seed=seed).reshape(-1, *shape)
-        return {"fd": fid(known, extract(samples, data.shift, data.scale))}
+        return {"fd": fid(known, extract(samples))}
 
     return measure
 
