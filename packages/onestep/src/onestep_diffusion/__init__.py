@@ -7,12 +7,16 @@ __version__ = "0.1.0"
 
 # Where each public name lives. Resolved on first use, so that `onestep-diffusion --help` does not import jax.
 _HOME: dict[str, list[str]] = {
+    "bias": ["error_slopes", "gradient_bias", "perturbed"],
     "certificate": ["Certificate", "certify", "reliability"],
     "checkpoint": ["Checkpoints", "Restored", "load_model", "save_model"],
     "convert": ["load_edm"],
+    "costs": ["Cost", "update_cost", "update_passes"],
     "denoiser": ["Denoiser", "Generator", "Ratio", "denoise", "log_ratio"],
+    "distance": ["Distance", "certified_distance"],
     "divergences": ["Divergence", "divergence", "list_divergences"],
     "errors": ["CheckpointError", "ConfigError", "DataError", "DivergedError", "OnestepError"],
+    "frontier": ["alpha_frontier"],
     "generator": [
         "Field",
         "hybrid_field",
@@ -31,6 +35,8 @@ _HOME: dict[str, list[str]] = {
     "ratio": ["effective_sample_size", "log_softplus_ratio", "ratio_field", "ratio_loss", "ratio_weight"],
     "sampling": ["heun"],
     "score": ["score_field"],
+    "selection": ["Selection", "cost_quality", "select_samples"],
+    "transfer": ["Comparison", "compare_strategies", "teacher_budget"],
     "verify": ["importance_ess", "resample"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -50,7 +50,7 @@ def certified_distance(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Distance:
-    """Certificates from the held-out rows of `data`, which trained neither network, and as many samples of their labels.
+    """Certificates from the held-out rows of `data`, which trained neither network, and as many samples.
 
     Raises DataError for fewer than 20 held-out rows or rows of another shape, ConfigError for levels.
     """

@@ -64,7 +64,8 @@ def save_frontier_plot(path: Path, table: Table) -> None:
     axes = sheet.subplots()
     alphas = sorted({row["alpha"] for row in table})
     means = [
-        tuple(np.mean([(row["precision"], row["recall"]) for row in table if row["alpha"] == a], axis=0)) for a in alphas
+        tuple(np.mean([(row["precision"], row["recall"]) for row in table if row["alpha"] == a], axis=0))
+        for a in alphas
     ]
     axes.plot(*zip(*means, strict=True), color="grey", linewidth=0.8)
     axes.scatter([row["precision"] for row in table], [row["recall"] for row in table], s=12)

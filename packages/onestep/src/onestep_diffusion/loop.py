@@ -221,7 +221,7 @@ class _Folder:
         self.out = Path(run.out)
         if run.has_checkpoints and not run.resume:
             raise ConfigError(f"{run.out} already holds a run; resume it with --resume, or choose another folder")
-        of_data = {"data": data.name, "rows": len(data.x), "shape": list(data.shape)}
+        of_data = {"data": data.name, "rows": len(data.x), "shape": list(data.shape), "image_shape": data.image_shape}
         config = {**cfg.to_dict(), "seed": seed, **of_data, "shift": data.shift, "scale": data.scale}
         self.checkpoints = Checkpoints(self.out / "checkpoints", config, kind=kind, free=_free(cfg))
         self.config = {"kind": kind, **config}

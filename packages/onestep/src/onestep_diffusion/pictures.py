@@ -30,10 +30,10 @@ def save_samples(path: Path, samples: NDArray[Any], shape: Sequence[int], low: f
     return True
 
 
-def grid_image(images: NDArray[Any], low: float, high: float) -> Image.Image:
-    """(n, h, w, c) as one image of about sqrt(n) rows; small images are enlarged by whole factors to 32 pixels."""
+def grid_image(images: NDArray[Any], low: float, high: float, enlarge: bool = True) -> Image.Image:
+    """(n, h, w, c) as one image of about sqrt(n) rows; small ones are enlarged by whole factors to 32 pixels."""
     pixels = np.clip((images.astype(float) - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
-    factor = max(1, 32 // pixels.shape[1])
+    factor = max(1, 32 // pixels.shape[1]) if enlarge else 1
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
     n, h, w, c = pixels.shape
     columns = int(np.ceil(np.sqrt(n)))

@@ -96,11 +96,12 @@ def compare_strategies(
         student = teacher.with_params(params)
         found = probe_features(student, shaped, labels, sigmas, teacher=teacher, seed=seeds[0])
         probes[strategy] = found
+        measures = [name for name in ("cka", "accuracy", "rank") if name in found[0]]
         starts[strategy] = {
             "e_map": map_error(student, teacher, cfg.sigma_init, seed=seeds[0]),
-            **{name: float(np.mean([row[name] for row in found])) for name in found[0] if name not in ("block", "sigma")},
+            **{name: float(np.mean([row[name] for row in found])) for name in measures},
             "fd_start": distance(student.one_step(cfg.sigma_init), seeds[0]),
-        }  # fmt: skip
+        }
     warmed = [s for s in strategies if head_warmup and _has_fresh_layers(teacher, s)]
     table: Table = []
     for share, chosen in ((cfg.head_warmup, list(strategies)), (HEAD_WARMUP, warmed)):
@@ -208,7 +209,9 @@ def save_quality_plot(path: Path, table: Table) -> None:
     curves, by_map, by_features = sheet.subplots(1, 3)
     for place, row in enumerate(table):
         colour = f"C{place % 10}"
-        curves.plot(*zip((0, row["fd_start"]), *row["curve"], strict=True), marker=".", color=colour, label=row["strategy"])
+        curves.plot(
+            *zip((0, row["fd_start"]), *row["curve"], strict=True), marker=".", color=colour, label=row["strategy"]
+        )
         for axes, x in ((by_map, max(row["e_map"], 1e-3)), (by_features, row["cka"])):
             axes.scatter([x], [row["fd"]], color=colour)
             axes.annotate(row["strategy"], (x, row["fd"]), fontsize="xx-small")

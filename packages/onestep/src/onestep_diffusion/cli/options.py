@@ -123,7 +123,9 @@ def use_device(name: str) -> None:
     if name == "cpu":
         jax.config.update("jax_platforms", "cpu")
     elif jax.default_backend() != "gpu":
-        raise ConfigError("--device cuda: jax finds no GPU here; install 'onestep-diffusion[cuda]', or use --device cpu")
+        raise ConfigError(
+            "--device cuda: jax finds no GPU here; install 'onestep-diffusion[cuda]', or use --device cpu"
+        )
 
 
 def check_out(path: Path, suffixes: Collection[str] = ()) -> None:
@@ -142,6 +144,15 @@ def check_folder(path: Path) -> None:
         raise DataError(f"--out {path} is a file; a folder is needed")
     if path.name and not path.parent.is_dir():
         raise DataError(f"cannot write {path}: the folder {path.parent} does not exist")
+
+
+def extract_of(name: str) -> Callable[[Any], Any]:
+    """Rows in data units -> the named features (n, p); an unknown name raises ConfigError at the first call."""
+    from functools import partial
+
+    from ..features import features
+
+    return partial(features, name=name)
 
 
 def teacher_of(path: Path, option: str = "--teacher") -> Denoiser:

@@ -14,12 +14,12 @@ from ..errors import ConfigError
 from .options import (
     DataArgument,
     DeviceOption,
-    FeaturesOption,
     JsonOption,
     OutOption,
     SeedOption,
     SetOption,
     check_folder,
+    extract_of,
     pairs,
     teacher_of,
     use_device,
@@ -27,7 +27,6 @@ from .options import (
 from .printing import show, training_progress
 
 if TYPE_CHECKING:
-    from ..config import Config, StudentConfig
     from ..data import Dataset
     from ..denoiser import Generator
 
@@ -129,7 +128,8 @@ def train(
     micro_batch: MicroOption = None,
     eval_every: EvalOption = None,
     features: Annotated[
-        str | None, typer.Option(help="Measure the Frechet distance at evaluations: raw, digits, fashion, inception:FILE.")
+        str | None,
+        typer.Option(help="Measure the Frechet distance at evaluations: raw, digits, fashion, inception:FILE."),
     ] = None,
     stop_when: Annotated[str | None, typer.Option(help="never or indistinguishable.")] = None,
     shard: ShardOption = "none",
@@ -195,15 +195,15 @@ def train(
     _tell(out, facts, as_json)
 
 
-def _config(
-    kind: type[Any], line: dict[str, Any], given: dict[str, Any], defaults: dict[str, Any]
-) -> Any:
+def _config(kind: type[Any], line: dict[str, Any], given: dict[str, Any], defaults: dict[str, Any]) -> Any:
     """Settings: defaults, then --set, then the line's own options. Raises ConfigError."""
     known = [field.name for field in fields(kind)]
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, 1)
-            raise ConfigError(f"--set {name}: {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(known)}")
+            raise ConfigError(
+                f"--set {name}: {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(known)}"
+            )
     try:
         return kind(**(defaults | given | {name: value for name, value in line.items() if value is not None}))
     except TypeError as error:  # a word where a number is needed
@@ -226,11 +226,10 @@ def _mesh(batch_size: int) -> Any:
 
 def _frechet_to(data: Dataset, features: str, seed: int) -> Callable[[int, Generator], dict[str, float]]:
     """FD of 2000 samples to training rows, in the named features."""
-    from ..features import features_of
     from ..metrics import fid
 
     shape = data.image_shape or data.shape
-    extract = features_of(features, shift=data.shift, scale=data.scale)
+    extract = extract_of(features)
     known = extract(data.x[:5000].reshape(-1, *shape))
 
     def measure(step: int, generator: Generator) -> dict[str, float]:
