@@ -72,10 +72,10 @@ def forward_flops(net: Any) -> float:
     """Floating-point operations of one sample through a network, abstract or not, as XLA counts them unoptimised."""
     graphdef, params = nets.split(net)
     batch = 8
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), params)
-    x = jax.ShapeDtypeStruct((batch, *net.shape), jnp.float32)
-    noise = jax.ShapeDtypeStruct((batch,), jnp.float32)
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32) if net.labels else None
+    like: Any = jax.ShapeDtypeStruct
+    shapes = jax.tree.map(lambda leaf: like(leaf.shape, jnp.float32), params)
+    x, noise = like((batch, *net.shape), jnp.float32), like((batch,), jnp.float32)
+    labels = like((batch,), jnp.int32) if net.labels else None
     run = jax.jit(lambda params, x, noise, labels: nets.merge(graphdef, params)(x, noise, labels))
     found: Any = run.lower(shapes, x, noise, labels).cost_analysis()
     return float(found["flops"]) / batch

@@ -79,7 +79,7 @@ def probe(
     check_sigma(levels)
     cfg = _config(StudentConfig, {"method": method, "steps": steps}, pairs(setting), {})
     known = teacher_of(teacher, "TEACHER")
-    others = {
+    others: dict[str, Any] = {
         name: None if path is None else teacher_of(path, f"--{name.replace('_', '-')}")
         for name, path in (("single_level", single_level), ("off_level", off_level))
     }

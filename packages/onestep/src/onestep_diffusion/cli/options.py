@@ -121,7 +121,7 @@ def use_device(name: str) -> None:
     import jax
 
     if name == "cpu":
-        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
     elif jax.default_backend() != "gpu":
         raise ConfigError(
             "--device cuda: jax finds no GPU here; install 'onestep-diffusion[cuda]', or use --device cpu"

@@ -344,7 +344,8 @@ def _compiled_memory(cfg: Any, generator: Generator) -> dict[str, float]:
     like = Denoiser(net=generator.net, sigma_data=data.sigma_data, shift=data.shift, scale=data.scale)
     cfg = cfg.replace(init="teacher")
     step = make_student_step(data, like, cfg)
-    found = step.run.lower(step.state, step.pool, step.frozen, length=cfg.steps_per_call).compile().memory_analysis()
+    program: Any = step.run
+    found = program.lower(step.state, step.pool, step.frozen, length=cfg.steps_per_call).compile().memory_analysis()
     return {
         "MiB of arguments": found.argument_size_in_bytes / 2**20,
         "MiB of temporaries": found.temp_size_in_bytes / 2**20,
