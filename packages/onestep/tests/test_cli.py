@@ -21,9 +21,10 @@ SHORT = ["--steps", 4, "--batch-size", 8, "--steps-per-call", 2, "-q"]
 
 def call(*arguments):
     """Exit code of the command in this process."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["onestep-diffusion", *map(str, arguments)])
-        main()
+        with pytest.raises(SystemExit) as stopped:
+            main()
     return stopped.value.code
 
 
@@ -317,13 +318,19 @@ def test_probe_tells_map_and_features_apart(run, home):
     }  # fmt: skip
 
 
-def test_bias_writes_table_and_picture(run, home):
-    command = ["bias", "--delta", "1,0.1", "--sigmas", "0.3,1", "--steps", 2, "--hidden", 4, "-q"]
-    code, out, _ = run(*command, "--out", "biased")
+def test_bias_writes_table_and_picture(run, home, monkeypatch):
+    def measured(deltas, sigmas, seeds, **_):
+        names = ("independent_scores", "scores_from_teacher", "ratio", "hybrid", "hybrid_from_samples")
+        places = [{"seed": k, "delta": d, "sigma": s} for k in seeds for d in deltas for s in sigmas]
+        return [place | dict.fromkeys(names, place["delta"] ** (-0.5)) for place in places]
+
+    monkeypatch.setattr("onestep_diffusion.bias.gradient_bias", measured)
+    code, out, _ = run("bias", "--delta", "1,0.1", "--sigmas", "0.3,1", "--seeds", 2, "--out", "biased")
     assert code == 0
     assert "slope of log error" in out
     found = json.loads((home / "biased" / "bias.json").read_text())
-    assert [(row["delta"], row["sigma"]) for row in found["errors"]] == [(1, 0.3), (1, 1), (0.1, 0.3), (0.1, 1)]
+    assert [row["seed"] for row in found["errors"]] == [0] * 4 + [1] * 4
+    assert [row["ratio"] for row in found["slopes"]] == pytest.approx([-0.5, -0.5])
     assert (home / "biased" / "bias.png").is_file()
 
 

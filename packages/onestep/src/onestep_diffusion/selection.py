@@ -71,15 +71,26 @@ def cost_quality(
     n: int = 2000,
     seed: int = 0,
 ) -> Table:
-    """Rows with `candidates` a sample, `fd` to training rows (at most 5000), and `ess`, from the same seed for all.
+    """Rows with `candidates` a sample, `fd` of n samples to training rows (at most 5000), and `ess`.
+
+    All choose from the first of the same candidates, so that rows differ by the choice alone.
 
     extract: rows in data units -> features (n, p). Raises ConfigError for `rejection`, whose yield differs.
     """
-    if method == "rejection":
-        raise ConfigError("a curve over candidates is of sir or best_of; rejection has no number of candidates")
-    known = extract(data.x[:5000])
+    if method not in ("sir", "best_of"):
+        raise ConfigError(f"a curve over candidates is of sir or best_of; got {method!r}")
+    if not candidates or min(candidates) < 1:
+        raise ConfigError(f"numbers of candidates have to be at least 1; got {list(candidates)}")
+    most = max(candidates)
+    wanted = generator.draw_labels(n, seed)
+    labels = None if wanted is None else np.repeat(wanted, most)
+    x = generator.sample(n * most, seed, labels)
+    log_r = verifier_log_ratio(ratio, x, labels=labels, seed=seed).reshape(n, most)
+    groups, known = x.reshape(n, most, *x.shape[1:]), extract(data.x[:5000])
     table: Table = []
     for count in candidates:
-        found = select_samples(generator, ratio, n, candidates=count, method=method, seed=seed)
-        table.append({"candidates": int(count), "fd": fid(known, extract(found.x)), "ess": found.ess})
+        among, of_each = groups[:, :count].reshape(-1, *x.shape[1:]), log_r[:, :count].ravel()
+        kept = resample(of_each, method=method, group=count, seed=seed)
+        ess = float(importance_ess(of_each, group=count).mean())
+        table.append({"candidates": int(count), "fd": fid(known, extract(among[kept])), "ess": ess})
     return table

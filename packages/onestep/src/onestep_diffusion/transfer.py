@@ -20,7 +20,7 @@ from .costs import update_cost
 from .data import Dataset
 from .denoiser import Denoiser, Generator
 from .errors import ConfigError
-from .initialise import init_student, made_fresh
+from .initialise import check_strategy, init_student, made_fresh
 from .metrics import fid
 from .monitor import Entry
 from .pictures import figure, save_figure
@@ -78,6 +78,8 @@ def compare_strategies(
         raise ConfigError("at least one strategy and one seed are needed")
     if len(set(strategies)) < len(strategies):
         raise ConfigError(f"a strategy is given twice: {', '.join(strategies)}")
+    for strategy in strategies:
+        check_strategy(strategy)
     rows, known = data.x[:probe_rows], extract(data.x[:5000])
     shaped = rows.reshape(len(rows), *teacher.net.shape)
     labels = None if data.labels is None else data.labels[:probe_rows]
@@ -88,7 +90,7 @@ def compare_strategies(
 
     starts: dict[str, dict[str, Any]] = {}
     probes: dict[str, Table] = {}
-    for strategy in strategies:  # before anything is trained: it also checks them
+    for strategy in strategies:
         key = jax.random.fold_in(jax.random.key(seeds[0]), 1)  # as training has it
         params = init_student(
             teacher, strategy, key=key, single_level=single_level, off_level=off_level, sigma_init=cfg.sigma_init
