@@ -9,10 +9,13 @@ __version__ = "0.1.0"
 _HOME: dict[str, list[str]] = {
     "certificate": ["Certificate", "certify", "reliability"],
     "checkpoint": ["Checkpoints", "Restored", "load_model", "save_model"],
+    "config": ["StudentConfig", "TeacherConfig"],
     "convert": ["load_edm"],
+    "data": ["Dataset", "load_data", "make_dataset"],
     "denoiser": ["Denoiser", "Generator", "Ratio", "denoise", "log_ratio"],
     "divergences": ["Divergence", "divergence", "list_divergences"],
-    "errors": ["CheckpointError", "ConfigError", "DataError", "DivergedError", "OnestepError"],
+    "errors": ["CheckpointError", "ConfigError", "DataError", "DivergedError", "InterruptedRun", "OnestepError"],
+    "estimator": ["OneStepGenerator"],
     "generator": [
         "Field",
         "hybrid_field",
@@ -23,15 +26,19 @@ _HOME: dict[str, list[str]] = {
         "unit_normalize",
         "zero_nonfinite",
     ],
+    "initialise": ["init_student"],
+    "loop": ["Run", "data_mesh"],
     "metrics": ["fid", "frechet_distance", "kid", "mmd2", "mode_stats", "prdc", "sliced_wasserstein"],
     "nets": ["count_parameters"],
     "noise": ["Fixed", "Karras", "LogNormal", "LogUniform", "SigmaLaw", "karras_sigmas", "parse_sigma_law"],
     "oracle": ["EmpiricalOracle", "GaussianMixture", "exact_log_ratio"],
     "precondition": ["edm_loss_weight", "edm_precond", "ratio_decay"],
+    "probes": ["block_features", "linear_cka", "map_error", "participation_ratio", "probe_features"],
     "ratio": ["effective_sample_size", "log_softplus_ratio", "ratio_field", "ratio_loss", "ratio_weight"],
     "sampling": ["heun"],
     "score": ["score_field"],
-    "verify": ["importance_ess", "resample"],
+    "train": ["StudentResult", "make_student_step", "train_student", "train_students", "train_teacher"],
+    "verify": ["importance_ess", "refit_ratio", "resample", "verifier_log_ratio"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _SUBMODULES: tuple[str, ...] = ("nets",)
