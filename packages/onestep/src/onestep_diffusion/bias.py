@@ -113,25 +113,24 @@ def gradient_bias(
     train = partial(_train, steps=steps, batch_size=batch_size, lr=lr, dim=dim)
 
     # The data's denoisers and the independent ones of all students, in one program.
-    runs = len(students)
     laws = jax.tree.map(lambda a, b: jnp.concatenate([a[:: len(deltas)], b]), of_data, of_student)
-    denoiser_keys = jnp.concatenate([jnp.stack([k[1] for k in keys]), _many(keys, 2, len(deltas))])
-    denoisers = train(_denoiser_loss(net), _fresh(net, denoiser_keys), laws, laws, denoiser_keys)
+    of_teachers, of_others = jnp.stack([k[1] for k in keys]), _many(keys, 2, len(deltas))
+    weights_keys, draw_keys = _apart(jnp.concatenate([of_teachers, of_others]))
+    denoisers = train(_denoiser_loss(net), _fresh(net, weights_keys), laws, laws, draw_keys)
     teachers = jax.tree.map(lambda leaf: jnp.repeat(leaf[: len(seeds)], len(deltas), axis=0), denoisers)
     independent = jax.tree.map(lambda leaf: leaf[len(seeds) :], denoisers)
     tell("scores", 1, 3)
-    fake_keys = _many(keys, 3, len(deltas))
-    fakes = train(_denoiser_loss(net), teachers, of_student, of_student, fake_keys)
+    draw_keys, judge_keys = _apart(_many(keys, 3, len(deltas)))
+    fakes = train(_denoiser_loss(net), teachers, of_student, of_student, draw_keys)
     tell("scores from the teacher", 2, 3)
-    ratio_keys = _many(keys, 4, len(deltas))
-    ratios = train(_ratio_loss(ratio_net), _fresh(ratio_net, ratio_keys), of_data, of_student, ratio_keys)
+    weights_keys, draw_keys = _apart(_many(keys, 4, len(deltas)))
+    ratios = train(_ratio_loss(ratio_net), _fresh(ratio_net, weights_keys), of_data, of_student, draw_keys)
     tell("ratios", 3, 3)
 
     judge = jax.jit(jax.vmap(partial(_judge, net, ratio_net, points), in_axes=(0, 0, 0, 0, 0, 0, 0, None)))
     table: Table = []
-    judge_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(ratio_keys)
     found = [judge(teachers, independent, fakes, ratios, of_data, of_student, judge_keys, sigma) for sigma in sigmas]
-    for run in range(runs):
+    for run in range(len(students)):
         where = {"seed": int(seeds[run // len(deltas)]), "delta": float(deltas[run % len(deltas)])}
         for sigma, values in zip(sigmas, found, strict=True):
             table.append(where | {"sigma": float(sigma)} | {name: float(v[run]) for name, v in values.items()})
@@ -300,6 +299,12 @@ def _fresh(net: dict[str, Any], keys: Array) -> Tree:
 def _many(keys: Sequence[Array], place: int, count: int) -> Array:
     """(runs,) keys: `count` of each replication's."""
     return jnp.concatenate([jax.random.split(k[place], count) for k in keys])
+
+
+def _apart(keys: Array) -> tuple[Array, Array]:
+    """Two independent keys of each: weights made from a key must not share it with what is drawn by fold_in."""
+    first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
+    return first, second
 
 
 def _stack(trees: Sequence[Tree]) -> Tree:

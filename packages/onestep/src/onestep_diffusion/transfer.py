@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import nets
-from .config import StudentConfig, TeacherConfig
+from .config import StudentConfig, TeacherConfig, parse_strategy
 from .costs import update_cost
 from .data import Dataset
 from .denoiser import Denoiser, Generator
 from .errors import ConfigError
-from .initialise import check_strategy, init_student, made_fresh
+from .initialise import init_student, made_fresh
 from .metrics import fid
 from .monitor import Entry
 from .pictures import figure, save_figure
 from .probes import map_error, probe_features
-from .train import train_students, train_teacher
+from .train import run_keys, train_students, train_teacher
 
 Table = list[dict[str, Any]]
 Extract = Callable[[NDArray[Any]], NDArray[Any]]
@@ -79,7 +79,7 @@ def compare_strategies(
     if len(set(strategies)) < len(strategies):
         raise ConfigError(f"a strategy is given twice: {', '.join(strategies)}")
     for strategy in strategies:
-        check_strategy(strategy)
+        parse_strategy(strategy)
     rows, known = data.x[:probe_rows], extract(data.x[:5000])
     shaped = rows.reshape(len(rows), *teacher.net.shape)
     labels = None if data.labels is None else data.labels[:probe_rows]
@@ -91,7 +91,7 @@ def compare_strategies(
     starts: dict[str, dict[str, Any]] = {}
     probes: dict[str, Table] = {}
     for strategy in strategies:
-        key = jax.random.fold_in(jax.random.key(seeds[0]), 1)  # as training has it
+        key, *_ = run_keys(seeds[0], "student")  # as training has it
         params = init_student(
             teacher, strategy, key=key, single_level=single_level, off_level=off_level, sigma_init=cfg.sigma_init
         )
