@@ -12,6 +12,14 @@ from onestep_diffusion.toy import mixture
 DELTAS, SIGMAS = (1.0, 0.1), (0.1, 1.0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_to_compile():
+    """What is tested here does not depend on how well XLA optimises, and compiling takes most of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def table():
     return gradient_bias(deltas=DELTAS, sigmas=SIGMAS, seeds=(0, 1), steps=3, hidden=4, blocks=1, points=4000)

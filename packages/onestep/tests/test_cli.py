@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +27,14 @@ def call(*arguments):
         with pytest.raises(SystemExit) as stopped:
             main()
     return stopped.value.code
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_to_compile():
+    """What is tested here does not depend on how well XLA optimises, and compiling takes most of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +109,10 @@ BAD = {
     "no labels": (["teacher", "moons", "--conditional", "--out", "n"], "needs labels"),
     "setting": (["teacher", "moons", "--set", "step=3", "--out", "n"], "did you mean steps"),
     "setting alone": (["teacher", "moons", "--set", "steps", "--out", "n"], "KEY=VALUE"),
-    "kind of setting": (["teacher", "moons", "--set", "steps=many", "--out", "n"], "wrong kind"),
+    "kind of setting": (
+        ["teacher", "moons", "--set", "steps=many", "--out", "n"],
+        "steps has to be an integer; got 'many'",
+    ),
     "network's setting": (["teacher", "moons", "--set", "net_kwargs.width=3", "--out", "n"], "no setting width"),
     "no option": (["teacher", "moons", "--speed", "9", "--out", "n"], "No such option"),
     "no command": (["learn"], "No such command"),
@@ -258,7 +270,7 @@ def test_refitted_ratio_is_kept_and_measured_along_a_curve(run, home):
     assert code == 0
     shown = json.loads(out)
     assert load_model(home / "s" / "verifier.safetensors").sigma_v == shown["sigma_v"]
-    assert [row["candidates"] for row in shown["curve"]] == [1, 2, 4, 8, 16]
+    assert [row["candidates"] for row in shown["curve"]] == [1, 2]
     assert all(row["fd"] > 0 for row in shown["curve"])
     assert (home / "v_curve.png").is_file()
     _, _, err = run("sample", "s", "--n", 4, "--candidates", 2, "--out", "v.npz")
@@ -305,7 +317,7 @@ def test_info_counts_what_is_there(run, home):
 
 def test_probe_tells_map_and_features_apart(run, home):
     command = ["probe", "t", "digits", "--strategies", "teacher,random", "--steps", 2, "--sigmas", "0.5"]
-    command += ["--set", "batch_size=8", "--set", "aux_updates=1", "--set", "steps_per_call=2", "-q"]
+    command += ["--method", "ict", "--set", "batch_size=8", "--set", "steps_per_call=2", "-q"]
     code, out, _ = run(*command, "--out", "probed", "--json")
     assert code == 0
     rows = {row["strategy"]: row for row in json.loads(out)["strategies"]}

@@ -22,7 +22,16 @@ from onestep_diffusion.train import make_student_step
 from onestep_diffusion.transfer import save_budget_plot, save_heat_maps
 
 SHORT = {"steps": 4, "batch_size": 8, "steps_per_call": 2, "aux_updates": 1}
+ALONE = SHORT | {"method": "ict"}  # one network: half the time to compile
 NET = {"hidden": 8, "blocks": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_to_compile():
+    """What is tested here does not depend on how well XLA optimises, and compiling takes most of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,7 @@ def teacher(data):
 def test_strategies_are_probed_before_and_measured_after_training(data, teacher, tmp_path):
     strategies = ("teacher", "features_only")
     found = compare_strategies(
-        data, teacher, StudentConfig(**SHORT), strategies, np.asarray, seeds=(0, 1), sigmas=(0.2, 1.0),
+        data, teacher, StudentConfig(**ALONE), strategies, np.asarray, seeds=(0, 1), sigmas=(0.2, 1.0),
         head_warmup=True, n=100, probe_rows=50, eval_every=2,
     )  # fmt: skip
     rows = {row["strategy"]: row for row in found.table}
@@ -68,14 +77,14 @@ def test_unknown_and_repeated_strategies_are_refused(data, teacher):
 
 def test_teacher_budget_counts_the_work_of_both(data, tmp_path):
     teacher_cfg = TeacherConfig(net_kwargs=NET, steps=1, batch_size=8, steps_per_call=2)
-    rows = teacher_budget(data, teacher_cfg, StudentConfig(**SHORT), (0, 2), np.asarray, n=100)
+    rows = teacher_budget(data, teacher_cfg, StudentConfig(**ALONE), (0, 2), np.asarray, n=100)
     assert [row["teacher_steps"] for row in rows] == [0, 2]
     assert [row["teacher_passes"] for row in rows] == [0, 3 * 2 * 8]
-    assert rows[0]["student_passes"] == rows[1]["student_passes"] > 4 * 8 * 4
+    assert [row["student_passes"] for row in rows] == [4 * 4 * 8] * 2
     assert all(row["fd"] > 0 for row in rows)
     save_budget_plot(tmp_path / "b.png", rows)
     with pytest.raises(ConfigError, match="zero or more"):
-        teacher_budget(data, teacher_cfg, StudentConfig(**SHORT), (-1,), np.asarray)
+        teacher_budget(data, teacher_cfg, StudentConfig(**ALONE), (-1,), np.asarray)
 
 
 def test_frontier_has_a_student_for_every_alpha_and_seed(data, teacher, tmp_path):

@@ -204,10 +204,7 @@ def _config(kind: type[Any], line: dict[str, Any], given: dict[str, Any], defaul
             raise ConfigError(
                 f"--set {name}: {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(known)}"
             )
-    try:
-        return kind(**(defaults | given | {name: value for name, value in line.items() if value is not None}))
-    except TypeError as error:  # a word where a number is needed
-        raise ConfigError(f"a setting has a value of the wrong kind: {error}") from None
+    return kind(**(defaults | given | {name: value for name, value in line.items() if value is not None}))
 
 
 def _mesh(batch_size: int) -> Any:

@@ -50,7 +50,8 @@ def sample(
     curve: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA", help="Also measure 1, 2, 4 … candidates against DATA: a table, and a PNG beside OUT."
+            metavar="DATA",
+            help="Measure 1, 2, 4 … --candidates (16 if it is 1) against DATA: a table, a PNG beside OUT.",
         ),
     ] = None,
     features: FeaturesOption = "raw",
@@ -311,13 +312,13 @@ def _curve(
 
     known = run_data(run, data)
     extract = extract_of(features)
-    counts = [2**power for power in range(max(most, 16).bit_length())]
+    most = most if most > 1 else 16
     rows: list[dict[str, Any]] = cost_quality(
         generator,
         ratio,
         known,
         lambda x: extract(x.reshape(-1, *known.shape)),
-        candidates=[count for count in counts if count <= max(most, 16)],
+        candidates=[2**power for power in range(most.bit_length())],
         method=method,
         seed=seed,
     )
