@@ -177,7 +177,7 @@ class OneStepGenerator(BaseEstimator):
         of_data = self._row_labels(y, rows)
         of_samples = self.generator_.draw_labels(len(rows), seed, of_data)
         samples = self.generator_.sample(len(rows), seed, of_samples)
-        pairs = ((rows, of_data), (samples, of_samples))
+        pairs: list[tuple[NDArray[Any], NDArray[np.int32] | None]] = [(rows, of_data), (samples, of_samples)]
         log_r = [
             verifier_log_ratio(ratio, x, labels=labels, draws=1, seed=seed + place)
             for place, (x, labels) in enumerate(pairs)
