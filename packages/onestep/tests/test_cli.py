@@ -154,6 +154,16 @@ BAD = {
     "class word": (["sample", "s", "--labels", "ten", "--out", "n.npz"], "whole numbers"),
     "no classes": (["sample", "p", "--labels", "1", "--out", "n.npz"], "no classes"),
     "evaluations": (["sample", "s", "--evaluations", "2", "--out", "n.npz"], "has to divide few_steps=1"),
+    "sigma_v": (["sample", "s", "--candidates", "2", "--sigma-v", "0", "--out", "n.npz"], "--sigma-v 0.0: a positive"),
+    "sigma_v alone": (["sample", "s", "--sigma-v", "0.5", "--out", "n.npz"], "for --candidates or --curve"),
+    "curve of rejection": (
+        ["sample", "s", "--curve", "digits", "--select", "rejection", "--out", "n.npz"],
+        "--curve is of --select sir or best-of",
+    ),
+    "features of a curve": (
+        ["sample", "s", "--curve", "digits", "--refit", "digits", "--features", "best", "--out", "n.npz"],
+        "'best' is not one of raw",
+    ),
     "refit data": (["sample", "s", "--refit", "moons", "--out", "n.npz"], "was trained on 'digits'"),
     "certified data": (["certify", "s", "moons", "--out", "n.json"], "was trained on 'digits'"),
     "nothing to certify": (["certify", "p", "moons", "--out", "n.json"], "holds no ratio, which certify needs"),

@@ -37,6 +37,7 @@ DELTAS = (1.0, 0.3, 0.1, 0.03)
 SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0)
 ESTIMATORS = ("independent_scores", "scores_from_teacher", "ratio", "hybrid", "hybrid_from_samples")
 LAW = LogNormal()
+FINE_TUNING = 0.1  # the teacher's rate would undo its last, annealed steps
 
 
 class Law(NamedTuple):
@@ -80,7 +81,8 @@ def gradient_bias(
 ) -> Table:
     """Errors of estimates of grad log(p_data / p_student) at noised student samples, against the exact gradient.
 
-    Every estimator has networks of one size, as many steps and batches. Adam, learning rate `lr` down a cosine.
+    Every estimator has networks of one size, as many steps and batches. Adam, learning rate `lr` down a cosine; a
+    tenth of it for scores that start from the teacher's, which are trained already.
 
     Args:
         data: the mixture; None: a ring of 8. deltas: how far students are from it, see `perturbed`.
@@ -121,7 +123,7 @@ def gradient_bias(
     independent = jax.tree.map(lambda leaf: leaf[len(seeds) :], denoisers)
     tell("scores", 1, 3)
     draw_keys, judge_keys = _apart(_many(keys, 3, len(deltas)))
-    fakes = train(_denoiser_loss(net), teachers, of_student, of_student, draw_keys)
+    fakes = train(_denoiser_loss(net), teachers, of_student, of_student, draw_keys, lr=FINE_TUNING * lr)
     tell("scores from the teacher", 2, 3)
     weights_keys, draw_keys = _apart(_many(keys, 4, len(deltas)))
     ratios = train(_ratio_loss(ratio_net), _fresh(ratio_net, weights_keys), of_data, of_student, draw_keys)

@@ -71,5 +71,6 @@ def save_frontier_plot(path: Path, table: Table) -> None:
     axes.scatter([row["precision"] for row in table], [row["recall"] for row in table], s=12)
     for alpha, point in zip(alphas, means, strict=True):
         axes.annotate(f"α = {alpha:g}", point, fontsize="small")
+    axes.locator_params(nbins=5)
     axes.set(xlabel="precision", ylabel="recall")
     save_figure(sheet, path)

@@ -68,7 +68,7 @@ def cost_quality(
     *,
     candidates: Sequence[int] = (1, 2, 4, 8, 16),
     method: str = "sir",
-    n: int = 2000,
+    n: int = 5000,
     seed: int = 0,
 ) -> Table:
     """Rows with `candidates` a sample, `fd` of n samples to training rows (at most 5000), and `ess`.

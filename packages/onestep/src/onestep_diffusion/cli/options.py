@@ -147,11 +147,13 @@ def check_folder(path: Path) -> None:
 
 
 def extract_of(name: str) -> Callable[[Any], Any]:
-    """Rows in data units -> the named features (n, p); an unknown name raises ConfigError at the first call."""
+    """Rows in data units -> the named features (n, p). Raises ConfigError for an unknown name."""
     from functools import partial
 
-    from ..features import features
+    from ..features import NAMES, features
 
+    if name.partition(":")[0] not in {known.partition(":")[0] for known in NAMES}:
+        raise ConfigError(f"--features {name!r} is not one of {', '.join(NAMES)}")
     return partial(features, name=name)
 
 

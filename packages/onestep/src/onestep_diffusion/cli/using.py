@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,6 +48,7 @@ def sample(
         str | None, typer.Option(metavar="DATA", help="Fit the ratio to the finished student first, and keep it.")
     ] = None,
     refit_steps: Annotated[int, typer.Option(help="Updates of --refit.", min=1)] = 3000,
+    sigma_v: Annotated[float | None, typer.Option(help="Noise level at which the ratio judges.")] = None,
     curve: Annotated[
         str | None,
         typer.Option(
@@ -81,7 +83,12 @@ def sample(
     method = select.replace("-", "_")
     if method not in METHODS:
         raise ConfigError(f"--select {select!r} is not one of sir, rejection, best-of")
+    if sigma_v is not None and (not sigma_v > 0 or (candidates == 1 and curve is None)):
+        raise ConfigError(f"--sigma-v {sigma_v}: a positive level, for --candidates or --curve")
+    if curve is not None and method == "rejection":
+        raise ConfigError("--curve is of --select sir or best-of; rejection has no number of candidates")
     settings = settings_of(run)
+    judged = None if curve is None else (run_data(run, curve), extract_of(features))
     only_teacher = not (run / "generator.safetensors").is_file() and (run / "denoiser.safetensors").is_file()
     if only_teacher:
         if candidates > 1 or refit or curve or raw or evaluations > 1:
@@ -103,6 +110,8 @@ def sample(
         ratio = ratio_of(run, "--candidates" if candidates > 1 else "--curve")
         if not (run / VERIFIER).is_file():
             say("warning", f"{run} has the ratio of training only, which can make samples worse; use --refit DATA")
+    if sigma_v is not None and ratio is not None:
+        ratio = replace(ratio, sigma_v=sigma_v)
     chosen: Any = given
     if only_teacher:
         x = model.sample(n, seed, steps, given, batch_size)
@@ -126,11 +135,18 @@ def sample(
         x = model.sample(n, seed, given, batch_size, evaluations)
         drawn = model.draw_labels(n, seed, given)
         facts["evaluations a sample"] = evaluations
-    shape = image_shape(model, settings)
-    write_samples(out, np.asarray(x), drawn, shape, model)
     rows: list[dict[str, Any]] = []
-    if curve is not None:
-        rows = _curve(run, curve, model, ratio, features, candidates, method, seed, out, cost_quality)
+    if judged is not None:
+        assert ratio is not None
+        known, extract = judged
+        most = candidates if candidates > 1 else 16
+        rows = cost_quality(
+            model, ratio, known, lambda x: extract(x.reshape(-1, *known.shape)),
+            candidates=[2**power for power in range(most.bit_length())], method=method, seed=seed,
+        )  # fmt: skip
+    write_samples(out, np.asarray(x), drawn, image_shape(model, settings), model)
+    if rows:
+        _plot_curve(out.with_name(f"{out.stem}_curve.png"), rows, features)
     if as_json:
         show(facts | ({"curve": rows} if rows else {}), True)
         return
@@ -296,38 +312,14 @@ def _labels(text: str | None, n: int) -> Any:
     return None if text is None else np.resize(np.array(numbers(text, "--labels", int), np.int64), n)
 
 
-def _curve(
-    run: Path,
-    data: str,
-    generator: Generator,
-    ratio: Any,
-    features: str,
-    most: int,
-    method: str,
-    seed: int,
-    out: Path,
-    cost_quality: Any,
-) -> list[dict[str, Any]]:
+def _plot_curve(path: Path, rows: list[dict[str, Any]], features: str) -> None:
     from ..pictures import figure, save_figure
 
-    known = run_data(run, data)
-    extract = extract_of(features)
-    most = most if most > 1 else 16
-    rows: list[dict[str, Any]] = cost_quality(
-        generator,
-        ratio,
-        known,
-        lambda x: extract(x.reshape(-1, *known.shape)),
-        candidates=[2**power for power in range(most.bit_length())],
-        method=method,
-        seed=seed,
-    )
     sheet = figure(5, 4)
     axes = sheet.subplots()
     axes.plot([row["candidates"] for row in rows], [row["fd"] for row in rows], marker="o")
     axes.set(xscale="log", xlabel="evaluations a sample", ylabel=f"FD({features})")
-    save_figure(sheet, out.with_name(f"{out.stem}_curve.png"))
-    return rows
+    save_figure(sheet, path)
 
 
 def _compiled_memory(cfg: Any, generator: Generator) -> dict[str, float]:
