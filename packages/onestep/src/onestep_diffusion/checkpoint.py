@@ -99,7 +99,7 @@ class Checkpoints:
             "kind": self.kind,
             "config": self.config,
             "cursor": cursor,
-            "checksums": _checksums(state),
+            "checksums": checksums(state),
         }
         self._manager.save(
             step,
@@ -315,7 +315,8 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
-def _checksums(state: State) -> dict[str, int]:
+def checksums(state: State) -> dict[str, int]:
+    """One number below 2^32 for each array, by its path; none for an empty tree."""
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     return dict(zip(leaves, map(int, jax.device_get(_checksum(list(leaves.values())))), strict=True))
 
@@ -336,9 +337,9 @@ def _checksum(leaves: list[Array]) -> list[Array]:
     return [one(leaf) for leaf in leaves]
 
 
-def _verify(state: State, checksums: Mapping[str, int]) -> None:
-    found = _checksums(state)
-    altered = sorted(name for name in found.keys() | checksums.keys() if found.get(name) != checksums.get(name))
+def _verify(state: State, stored: Mapping[str, int]) -> None:
+    found = checksums(state)
+    altered = sorted(name for name in found.keys() | stored.keys() if found.get(name) != stored.get(name))
     if altered:
         raise ValueError(f"{_some(altered)} altered")
 

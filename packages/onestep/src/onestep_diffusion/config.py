@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -19,6 +20,27 @@ METHODS = ("ratio", "score", "sid", "smt", "gan", "ict", "meanflow")
 NEEDS_TEACHER = ("score", "sid")  # beyond the initial weights
 EDM_LAW = LogNormal()
 SINGLE_NETWORK = ("ict", "meanflow")  # no second network at all
+STRATEGIES = (  # of initialisation, see `init_student`; warmup is the student's own training
+    "teacher",
+    "random",
+    "single_level",
+    "off_level",
+    "clone_map",
+    "features_only",
+    "map_only",
+    "scrambled",
+    "blocks:<glob>",
+    "freeze:<glob>",
+    "warmup:<steps>",
+)
+
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields, by their annotation
+    "int": ((int,), "an integer"),
+    "float": ((int, float), "a finite number"),
+    "str": ((str,), "text"),
+    "bool": ((bool,), "true or false"),
+    "dict[str, Any]": ((dict,), "a dict"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,18 @@ class Config:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, and checked."""
         return dataclasses.replace(self, **changes)
+
+    def _check_kinds(self) -> None:
+        """Before anything is compared: every value is of its field's kind, and finite."""
+        for f in fields(self):
+            kind, _, optional = str(f.type).partition(" | ")
+            value = getattr(self, f.name)
+            if kind not in _KINDS or (optional and value is None):
+                continue
+            types, wanted = _KINDS[kind]
+            fits = isinstance(value, types) and (kind == "bool" or not isinstance(value, bool))
+            if not fits or (isinstance(value, float) and not math.isfinite(value)):
+                raise ConfigError(f"{f.name} has to be {wanted}; got {value!r}")
 
     def _check(self, legal: Mapping[str, tuple[bool, str]]) -> None:
         for name, (holds, wanted) in legal.items():
@@ -85,6 +119,7 @@ class TeacherConfig(Config):
     conditional: bool = False
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         self._read_law("sigma_law")
         self._check(_common(self) | {"schedule": one_of(self.schedule, ("constant", "cosine"))})
 
@@ -97,7 +132,7 @@ class StudentConfig(Config):
         method: `ratio` | `score` (Diff-Instruct; with a divergence other than rkl, f-distill) | `sid` | `smt` |
             `gan` (the ratio at sigma = 0.02 alone, with `ns`) | `ict` | `meanflow`.
         divergence, alpha: see `divergence`. alpha_end: the end of a linear schedule of `alpha` over the run.
-        init: see `init_student`, or `warmup:K`, K steps of denoising of the student's own.
+        init: one of `STRATEGIES`, see `init_student`; `warmup:K`: K steps of denoising of the student's own.
         net, net_kwargs: the student's network if there is no teacher, else the teacher's is taken.
         lr, ratio_lr: of the generator; of the ratio network, or the fake score. The second should not be the smaller.
         warmup: steps over which both rise linearly from zero.
@@ -160,8 +195,10 @@ class StudentConfig(Config):
     stop_when: str = "never"
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         self._read_law("sigma_law", "ratio_sigma_law", optional=True)
         divergence_named(self.divergence, alpha=self.alpha)
+        parse_strategy(self.init)
         if self.omega != "auto":
             omega_weight(self.omega, 1.0)  # type: ignore[arg-type]
         self._check(
@@ -191,6 +228,19 @@ class StudentConfig(Config):
             raise ConfigError(f"ratio_init='teacher_encoder' needs ratio_width=1; got {self.ratio_width}")
         if self.few_steps > 1 and self.method in SINGLE_NETWORK:
             raise ConfigError(f"few_steps={self.few_steps} is not for method={self.method!r}")
+        if self.stop_when != "never" and self.method not in ("ratio", "gan"):
+            raise ConfigError(f"stop_when={self.stop_when!r} needs a ratio: method ratio or gan; got {self.method!r}")
+
+
+def parse_strategy(strategy: str) -> tuple[str, str]:
+    """(name, argument) of an initialisation, as ("blocks", "block0.*"); ConfigError if there is none like it."""
+    name, _, argument = strategy.partition(":")
+    known = dict(text.partition(":")[::2] for text in STRATEGIES)
+    if name not in known or bool(known[name]) != bool(argument):
+        raise ConfigError(f"init: {strategy!r} is not one of {', '.join(STRATEGIES)}")
+    if name == "warmup" and not (argument.isdecimal() and int(argument) > 0):
+        raise ConfigError(f"init: {strategy!r} needs a number of steps, as warmup:1000")
+    return name, argument
 
 
 def one_of(value: Any, choices: tuple[Any, ...]) -> tuple[bool, str]:

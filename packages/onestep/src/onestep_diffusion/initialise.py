@@ -17,25 +17,15 @@ from jaxtyping import Array
 
 from . import nets
 from .checkpoint import dotted
+from .config import STRATEGIES, parse_strategy
 from .denoiser import Denoiser, Generator
 from .errors import ConfigError
 from .noise import Fixed
-from .update import Draws, Optimisation, Pool, compile_update, init_state, single_update
+from .update import Draws, Optimisation, Pool, compile_update, init_state, knobs_for, single_update
+
+__all__ = ["STRATEGIES", "fresh_weights", "init_student", "made_fresh", "trainable"]
 
 Params = nets.Params
-
-STRATEGIES = (
-    "teacher",
-    "random",
-    "single_level",
-    "off_level",
-    "clone_map",
-    "features_only",
-    "map_only",
-    "scrambled",
-    "blocks:<glob>",
-    "freeze:<glob>",
-)
 
 # First and last layer, by network.
 _ENDS = {
@@ -71,8 +61,10 @@ def init_student(
     key: for fresh weights and the permutation. Raises ConfigError for an unknown strategy, a missing teacher, another
     architecture, and a glob that no parameter matches.
     """
-    name, _, _ = check_strategy(strategy)
+    name, _ = parse_strategy(strategy)
     params = teacher.params
+    if name == "warmup":
+        raise ConfigError(f"init: {strategy!r} is training; `train_student` does it")
     if name in ("single_level", "off_level"):
         given = single_level if name == "single_level" else off_level
         return _same_network(given, teacher, name)
@@ -83,7 +75,8 @@ def init_student(
         return params
     if name == "scrambled":
         return _scrambled(teacher, key)
-    fresh = fresh_weights(nets.config(teacher.net), key)
+    fresh_key, key = jax.random.split(key)
+    fresh = fresh_weights(nets.config(teacher.net), fresh_key)
     if name == "random":
         return fresh
     if name == "clone_map":
@@ -98,17 +91,18 @@ def fresh_weights(net: dict[str, Any], key: Array) -> Params:
     The last layer, which is zero in a fresh denoiser, is drawn like any other: samples that hardly vary, and so stay
     far from the data, would be a needlessly weak start.
     """
+    key, last_key = jax.random.split(key)
     params = nets.split(nets.build(net, rngs=nnx.Rngs(key)))[1]
     last = _ENDS[net["net"]][1].removesuffix(".*")
     kernel = params[last]["kernel"]
     bound = (3 / math.prod(kernel.shape[:-1])) ** 0.5
-    drawn = jax.random.uniform(jax.random.fold_in(key, 2), kernel.shape, kernel.dtype, -bound, bound)
+    drawn = jax.random.uniform(last_key, kernel.shape, kernel.dtype, -bound, bound)
     return params | {last: params[last] | {"kernel": drawn}}
 
 
 def made_fresh(net: Any, strategy: str) -> Any:
     """A tree of booleans over the parameters: which ones the strategy makes afresh."""
-    name, _, glob = check_strategy(strategy)
+    name, glob = parse_strategy(strategy)
     ends = _ENDS[nets.config(net)["net"]]
     if name == "features_only":
         return _matching(net, *ends)
@@ -123,18 +117,10 @@ def made_fresh(net: Any, strategy: str) -> Any:
 
 def trainable(net: Any, strategy: str) -> Any:
     """A tree of booleans over the parameters: all but those that `freeze:<glob>` freezes."""
-    name, _, glob = check_strategy(strategy)
+    name, glob = parse_strategy(strategy)
     if name != "freeze":
         return jax.tree.map(lambda _: True, _paths(net))
     return jax.tree.map(lambda frozen: not frozen, _matching(net, glob))
-
-
-def check_strategy(strategy: str) -> tuple[str, str, str]:
-    """The parts name, ":", glob of a strategy; ConfigError if there is none like it."""
-    name, colon, glob = strategy.partition(":")
-    if name not in {known.partition(":")[0] for known in STRATEGIES} or (name in ("blocks", "freeze")) != bool(glob):
-        raise ConfigError(f"init: {strategy!r} is not one of {', '.join(STRATEGIES)}")
-    return name, colon, glob
 
 
 def _paths(net: Any) -> Any:
@@ -180,7 +166,8 @@ def _clone_map(teacher: Denoiser, params: Params, key: Array, sigma_init: float)
     rows = 1024
     labels = teacher.draw_labels(rows)
     pool = Pool(jnp.zeros((rows, *shape)), None if labels is None else jnp.asarray(labels), jnp.zeros(()), jnp.ones(()))
-    z = jax.random.normal(jax.random.fold_in(key, 1), (rows, *shape))
+    z_key, key = jax.random.split(key)
+    z = jax.random.normal(z_key, (rows, *shape))
     spread = float(jnp.sum(jnp.var(_map(graphdef, teacher.sigma_data, sigma_init, reference, z, pool.labels), axis=0)))
 
     def loss(params: Params, frozen: Params, draws: Draws, step: Array) -> Array:
@@ -193,7 +180,7 @@ def _clone_map(teacher: Denoiser, params: Params, key: Array, sigma_init: float)
 
     how = Optimisation(256, None, 20_000, 100, "cosine", 25_600.0, 0.05, b1=0.9)
     run = compile_update(single_update(loss, Fixed(sigma_init), how))
-    state = init_state(key, params, (), how, lr=1e-3)
+    state = init_state(key, params, (), how, knobs_for(params, 1e-3))
     while int(state.step) < how.steps:
         state, metrics = run(state, pool, reference, length=200)
         if float(metrics["loss"]) < 0.05:

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .certificate import certify
-from .checkpoint import Checkpoints, save_model
+from .checkpoint import Checkpoints, checksums, save_model
 from .config import StudentConfig, TeacherConfig
 from .data import Dataset
 from .denoiser import Denoiser, Generator, Model, Ratio
@@ -110,13 +110,15 @@ def train(
     cfg: TeacherConfig | StudentConfig,
     seed: int,
     kind: str,
+    network: dict[str, Any],
     export: Callable[[State], Models],
 ) -> tuple[State, list[Entry]]:
     """Until the last step, an answer to `stop_when`, or a signal; returns the state and the log.
 
     Args:
         state: before step 0, or of the same structure if there is a checkpoint to resume from.
-        kind: `teacher` | `student`. export: the models of a state, to be evaluated and written.
+        kind: `teacher` | `student`. network: config of what is trained. export: the models of a state, to be
+            evaluated and written.
     """
     shardings = None
     if run.mesh is not None:
@@ -126,10 +128,10 @@ def train(
     step_fn = compile_update(update, shardings=shardings)
     pools = Pools(data, seed, cfg, run.mesh)
     every = cadence(run.eval_every, cfg)
-    stopping = None
+    test = None
     if isinstance(cfg, StudentConfig) and cfg.stop_when == "indistinguishable":
-        stopping = _Indistinguishable(data, seed)
-    folder = _Folder(run, cfg, seed, data, kind) if run.out is not None else None
+        test = _TwoSampleTest(data, seed)
+    folder = _Folder(run, cfg, seed, data, kind, network, frozen) if run.out is not None else None
     try:
         done = 0
         if folder and run.resume:
@@ -142,31 +144,33 @@ def train(
             report=run.report,
             done=done,
         )
-        spans = calls(done, cfg)
         pool = pools.at(done)
-        waiting: list[tuple[int, Metrics]] = []
+        waiting: tuple[int, Metrics] | None = None
         with _signals(folder is not None) as asked:
-            for step, length in spans:
+            for start, length in calls(done, cfg):
                 state, metrics = step_fn(state, pool, frozen, length=length)
-                step += length
+                step = start + length
                 # While the device works: the rows of the next call, and the metrics of the one before.
                 if step < cfg.steps:
                     pool = pools.at(step)
-                waiting.append((step, metrics))
+                if waiting:
+                    monitor.add(*waiting)
+                waiting = (step, metrics)
                 due = step % every == 0 or step == cfg.steps
-                while len(waiting) > (0 if due or asked else 1):
-                    at, values = waiting.pop(0)
-                    monitor.add(at, jax.device_get(values))
                 if not (due or asked):
                     continue
+                monitor.add(*waiting)
+                waiting = None
                 models = export(state)
                 measures = _evaluate(run, monitor, step, models, data) if due else {}
                 if folder:
                     folder.save(step, state, models, monitor, measures.get("fd"))
                 if asked and step < cfg.steps:
                     raise InterruptedRun(f"stopped at step {step} of {cfg.steps}; go on with --resume --out {run.out}")
-                if stopping and stopping(step, models, monitor):
-                    break
+                if test and due:
+                    monitor.note(two_sample_p=test.p_values(step, models))
+                    if indistinguishable(monitor.history):
+                        break
     except DivergedError as error:
         if folder and folder.checkpoints.steps:
             raise DivergedError(f"{error}; the last good checkpoint is step {folder.checkpoints.steps[-1]}") from None
@@ -216,13 +220,24 @@ def _evaluate(run: Run, monitor: Monitor, step: int, models: Models, data: Datas
 class _Folder:
     """The folder of a run: its settings, checkpoints and models."""
 
-    def __init__(self, run: Run, cfg: TeacherConfig | StudentConfig, seed: int, data: Dataset, kind: str) -> None:
+    def __init__(
+        self,
+        run: Run,
+        cfg: TeacherConfig | StudentConfig,
+        seed: int,
+        data: Dataset,
+        kind: str,
+        network: dict[str, Any],
+        frozen: Tree,
+    ) -> None:
         assert run.out is not None
         self.out = Path(run.out)
         if run.has_checkpoints and not run.resume:
             raise ConfigError(f"{run.out} already holds a run; resume it with --resume, or choose another folder")
-        of_data = {"data": data.name, "rows": len(data.x), "shape": list(data.shape)}
+        of_data = {"data": data.name, "rows": len(data.x), "shape": list(data.shape), "image_shape": data.image_shape}
         config = {**cfg.to_dict(), "seed": seed, **of_data, "shift": data.shift, "scale": data.scale}
+        # Of a teacher that is followed all along only the same one may go on.
+        config |= {"network": network, "follows": sum(checksums(frozen).values())}
         self.checkpoints = Checkpoints(self.out / "checkpoints", config, kind=kind, free=_free(cfg))
         self.config = {"kind": kind, **config}
 
@@ -248,8 +263,8 @@ def _free(cfg: TeacherConfig | StudentConfig) -> tuple[str, ...]:
     return ("steps_per_call", "stop_when", "micro_batch", *(() if whole else ("steps",)))
 
 
-class _Indistinguishable:
-    """Whether the two-sample test finds no difference on held-out data at any level, three checks in a row."""
+class _TwoSampleTest:
+    """Of held-out rows against fresh samples at every one of STOP_LEVELS, by the ratio of training."""
 
     def __init__(self, data: Dataset, seed: int) -> None:
         least, most = STOP_ROWS
@@ -257,25 +272,28 @@ class _Indistinguishable:
             raise DataError(f"stop_when='indistinguishable' needs {least} held-out rows; got {len(data.held_out)}")
         self.rows = jnp.asarray(data.to_model(data.held_out[:most]))
         self.labels = None if data.held_out_labels is None else jnp.asarray(data.held_out_labels[:most])
-        self.key, self.passed = jax.random.key(seed), 0
+        self.key = jax.random.key(seed)
 
-    def __call__(self, step: int, models: Models, monitor: Monitor) -> bool:
-        generator, ratio = models["generator"], models.get("ratio")
+    def p_values(self, step: int, models: Models) -> list[float]:
+        generator, ratio = models["generator"], models["ratio"]
         assert isinstance(generator, Generator)
-        if not isinstance(ratio, Ratio):
-            raise ConfigError("stop_when='indistinguishable' needs a method with a ratio: ratio, gan")
+        assert isinstance(ratio, Ratio)
         student = generator.to_model(generator.sample(len(self.rows), seed=step, labels=self.labels))
-        p_values = []
+        found = []
         for place, sigma in enumerate(STOP_LEVELS):
             keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(self.key, step), place))
             log_r = [
                 ratio(x + sigma * jax.random.normal(key, x.shape), sigma, self.labels)
                 for key, x in zip(keys, (self.rows, student), strict=True)
             ]
-            p_values.append(certify(*log_r, n_boot=1).p_value)
-        monitor.note(two_sample_p=p_values)
-        self.passed = self.passed + 1 if min(p_values) > STOP_P_VALUE else 0
-        return self.passed >= STOP_CHECKS
+            found.append(certify(*log_r, n_boot=1).p_value)
+        return found
+
+
+def indistinguishable(history: Sequence[Entry]) -> bool:
+    """Whether the last three two-sample tests found no difference at any level."""
+    tests = [entry["two_sample_p"] for entry in history if "two_sample_p" in entry][-STOP_CHECKS:]
+    return len(tests) == STOP_CHECKS and min(map(min, tests)) > STOP_P_VALUE
 
 
 def _shardings(tree: Tree, mesh: Mesh, shard: str) -> Tree:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from .errors import DivergedError
@@ -55,6 +56,7 @@ class Monitor:
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> Entry:
         """The metrics of the updates up to `step`: kept, written, reported and judged."""
+        metrics = jax.device_get(metrics)
         entry: Entry = {"step": step, **{name: _plain(value) for name, value in metrics.items()}}
         seconds = time.perf_counter() - self._begin
         rate = (step - self._done) / max(seconds, 1e-9)

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike
 
 from . import loop, methods, nets
-from .config import NEEDS_TEACHER, SINGLE_NETWORK, StudentConfig, TeacherConfig
+from .config import NEEDS_TEACHER, SINGLE_NETWORK, StudentConfig, TeacherConfig, parse_strategy
 from .data import Dataset, make_dataset
 from .denoiser import Denoiser, Generator, Ratio, few_step_levels
 from .errors import ConfigError, DataError
-from .initialise import check_strategy, fresh_weights, init_student, made_fresh, trainable
+from .initialise import fresh_weights, init_student, made_fresh, trainable
 from .loop import Run
 from .monitor import Entry, Monitor
 from .noise import LogNormal, SigmaLaw
@@ -27,6 +27,7 @@ from .score import denoising_loss
 from .update import (
     HEAD_GAIN,
     Draws,
+    Knobs,
     Metrics,
     Optimisation,
     Pool,
@@ -34,11 +35,13 @@ from .update import (
     Tree,
     compile_update,
     init_state,
+    knobs_for,
     on_batch_axis,
     single_update,
     student_update,
 )
 
+KEYS = {"teacher": 101, "student": 102}
 FREE_SIDE_BY_SIDE = ("init", "divergence", "alpha", "alpha_end", "weight_norm", "lr", "ratio_lr")
 
 
@@ -97,17 +100,18 @@ def train_teacher(
         return denoising_loss(fn, draws.data, draws.sigma, draws.noise_data, data.sigma_data)
 
     optimisation = _optimisation(cfg, schedule=cfg.schedule, b1=0.9)
-    weights_key, key = jax.random.split(jax.random.key(seed))
+    weights_key, _, key = run_keys(seed, "teacher")
     model = Denoiser(net=nets.build(net, rngs=nnx.Rngs(weights_key)), **_units(data, net))
     state, _ = loop.train(
         run,
         single_update(loss, cfg.sigma_law, optimisation, on_batch_axis(run.mesh)),
-        init_state(key, model.params, (), optimisation, lr=cfg.lr),
+        init_state(key, model.params, (), optimisation, knobs_for(model.params, cfg.lr)),
         {},
         data,
         cfg,
         seed,
-        "teacher",
+        kind="teacher",
+        network=net,
         export=lambda state: {"denoiser": model.with_params(state.ema)},
     )
     return model.with_params(state.ema)
@@ -147,7 +151,7 @@ def train_student(
         models = {"generator": plan.generator(state.ema), "generator_raw": plan.generator(state.params)}
         return models if plan.ratio_net is None else {**models, "ratio": plan.ratio(state)}
 
-    state, history = loop.train(run, plan.update, state, plan.frozen, plan.data, cfg, seed, "student", export)
+    state, history = loop.train(run, plan.update, state, plan.frozen, plan.data, cfg, seed, "student", plan.net, export)
     return plan.result(state, history)
 
 
@@ -230,15 +234,17 @@ class _Plan:
     optimisation: Optimisation
     update: Callable[[State, Pool, Tree], tuple[State, Metrics]]
     frozen: Tree
+    row: Sequence[int]  # which of the program's divergences is a run's
 
     def weights(
         self, index: int, seed: int, init: str, single_level: Denoiser | None, off_level: Denoiser | None
     ) -> nets.Params:
         """The student's initial weights."""
         cfg = self.cfgs[index]
-        key = jax.random.fold_in(jax.random.key(seed), 1)
-        if init.startswith("warmup:"):
-            return _warmed_up(self.data, self.net, cfg, seed)
+        key, *_ = run_keys(seed, "student")
+        name, argument = parse_strategy(init)
+        if name == "warmup":
+            return _warmed_up(self.data, self.net, cfg, int(argument), seed)
         if self.teacher is not None:
             return init_student(
                 self.teacher, init, key=key, single_level=single_level, off_level=off_level, sigma_init=cfg.sigma_init
@@ -250,7 +256,7 @@ class _Plan:
     def state(self, index: int, seed: int, weights: nets.Params) -> State:
         """The state before the first step."""
         cfg = self.cfgs[index]
-        _, ratio_key, key = jax.random.split(jax.random.key(seed), 3)
+        _, ratio_key, key = run_keys(seed, "student")
         aux: dict[str, Tree] = {}
         if self.ratio_net is not None:
             net = nets.build(nets.config(self.ratio_net), rngs=nnx.Rngs(ratio_key))
@@ -261,13 +267,12 @@ class _Plan:
             # As in Diff-Instruct and SiD the fake score starts from the teacher; without one, from the student.
             start = weights if self.teacher is None else self.teacher.params
             aux["fake"] = methods.widen(start, _shapes(methods.fake_net(cfg, self.net)))
-        gains: dict[str, Tree] = {}
-        if self.teacher is not None and not cfg.init.startswith("warmup:"):
-            moves, fresh = trainable(self.teacher.net, cfg.init), made_fresh(self.teacher.net, cfg.init)
-            gains["gain"] = jax.tree.map(jnp.float32, moves)
-            gains["head_gain"] = jax.tree.map(lambda new: jnp.float32(HEAD_GAIN * new), fresh)
+        net = nets.abstract(self.net)
+        gain, fresh = jax.tree.map(jnp.float32, (trainable(net, cfg.init), made_fresh(net, cfg.init)))
+        head_gain = jax.tree.map(lambda new: HEAD_GAIN * new, fresh) if any(jax.tree.leaves(fresh)) else gain
         weights = methods.widen(weights, _shapes(methods.student_net(cfg, self.net)))
-        return init_state(key, weights, aux, self.optimisation, lr=cfg.lr, aux_lr=cfg.ratio_lr, row=index, **gains)
+        knobs = Knobs(jnp.float32(cfg.lr), jnp.float32(cfg.ratio_lr), jnp.int32(self.row[index]), gain, head_gain)
+        return init_state(key, weights, aux, self.optimisation, knobs)
 
     def generator(self, params: Tree) -> Generator:
         """With a copy of these weights, as training donates its own."""
@@ -300,35 +305,36 @@ def _plan(
         if other:
             may = ", ".join(FREE_SIDE_BY_SIDE)
             raise ConfigError(f"runs side by side may differ in {may}; these differ in {', '.join(other)}")
-        if not each.init.startswith("warmup:"):
-            check_strategy(each.init)
     if teacher is None and cfg.method in NEEDS_TEACHER:
         raise ConfigError(f"method={cfg.method!r} follows a teacher's score and needs a teacher; train one first")
     data, net = _data_and_net(data, cfg, teacher)
     optimisation = _optimisation(cfg, head_steps=round(cfg.head_warmup * cfg.steps))
     constrain = on_batch_axis(mesh)
     frozen = {"teacher": teacher.params} if teacher is not None and cfg.method in NEEDS_TEACHER else {}
+    rows = [methods.row(each) for each in cfgs]
+    known = list(dict.fromkeys(rows))
+    ratio_net = None
     if cfg.method in SINGLE_NETWORK:
         loss, law = methods.single_network_loss(cfg, net, data.sigma_data)
         update = single_update(loss, law, optimisation, constrain)
-        return _Plan(cfgs, data, teacher, net, None, optimisation, update, frozen)
-    ratio_net = None
-    if any(methods.uses_ratio(each) for each in cfgs):
-        ratio_net = nnx.eval_shape(
-            lambda: nets.build(net, rngs=nnx.Rngs(0)).ratio_head(cfg.ratio_width, rngs=nnx.Rngs(0))
+    else:
+        if any(methods.uses_ratio(each) for each in cfgs):
+            ratio_net = nnx.eval_shape(
+                lambda: nets.build(net, rngs=nnx.Rngs(0)).ratio_head(cfg.ratio_width, rngs=nnx.Rngs(0))
+            )
+        graphdef = None if ratio_net is None else nets.split(ratio_net)[0]
+        update = student_update(
+            cfg,
+            methods.second_network_method(cfg, net, graphdef, data.sigma_data),
+            methods.net_fn(net, data.sigma_data),
+            known,
+            few_step_levels(cfg.sigma_init, cfg.few_steps),
+            (_law(cfg.sigma_law), _law(cfg.ratio_sigma_law)),
+            optimisation,
+            constrain,
         )
-    graphdef = None if ratio_net is None else nets.split(ratio_net)[0]
-    update = student_update(
-        cfg,
-        methods.second_network_method(cfg, net, graphdef, data.sigma_data),
-        methods.net_fn(net, data.sigma_data),
-        [methods.row(each) for each in cfgs],
-        few_step_levels(cfg.sigma_init, cfg.few_steps),
-        (_law(cfg.sigma_law), _law(cfg.ratio_sigma_law)),
-        optimisation,
-        constrain,
-    )
-    return _Plan(cfgs, data, teacher, net, ratio_net, optimisation, update, frozen)
+    which = [known.index(each) for each in rows]
+    return _Plan(cfgs, data, teacher, net, ratio_net, optimisation, update, frozen, which)
 
 
 def _data_and_net(
@@ -356,16 +362,21 @@ def _data_and_net(
     return data if classes else data.without_labels(), nets.config(teacher.net) | {"precision": cfg.precision}
 
 
-def _warmed_up(data: Dataset, net: dict[str, Any], cfg: StudentConfig, seed: int) -> nets.Params:
-    """Weights after K steps of denoising at the second network's levels: no teacher, but its cost in small."""
-    count = cfg.init.removeprefix("warmup:")
-    if not count.isdecimal() or int(count) < 1:
-        raise ConfigError(f"init: {cfg.init!r} needs a number of steps, as warmup:1000")
+def run_keys(seed: int, kind: str) -> Array:
+    """Independent keys (3,) of one run: initial weights, those of the second network, and all draws.
+
+    The root differs by kind: split and fold_in give the same keys, and a fresh student must not be the young teacher.
+    """
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), KEYS[kind]), 3)
+
+
+def _warmed_up(data: Dataset, net: dict[str, Any], cfg: StudentConfig, steps: int, seed: int) -> nets.Params:
+    """Weights after so many steps of denoising at the second network's levels: a teacher's cost in small."""
     teacher = TeacherConfig(
         net=next(name for name, preset in nets.PRESETS.items() if preset["net"] == net["net"]),
         net_kwargs={name: value for name, value in net.items() if name not in ("net", "precision")},
         sigma_law=_law(cfg.ratio_sigma_law),
-        steps=int(count),
+        steps=steps,
         batch_size=cfg.batch_size,
         lr=cfg.ratio_lr,
         precision=cfg.precision,

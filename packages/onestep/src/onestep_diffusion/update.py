@@ -139,21 +139,14 @@ class Optimisation(NamedTuple):
         return 1 - 0.5 ** (self.batch_size / halflife)
 
 
-def init_state(
-    key: Array,
-    params: Tree,
-    aux: Tree,
-    how: Optimisation,
-    *,
-    lr: float,
-    aux_lr: float = 0.0,
-    row: int = 0,
-    **gains: Tree,
-) -> State:
-    """The state before step 0; gains: `gain` and `head_gain` of `Knobs`, ones if left out."""
+def knobs_for(params: Tree, lr: float) -> Knobs:
+    """Of a network that is trained alone and whole."""
     ones = jax.tree.map(lambda leaf: jnp.ones(()), params)
-    gain, head_gain = gains.get("gain", ones), gains.get("head_gain", ones)
-    knobs = Knobs(jnp.float32(lr), jnp.float32(aux_lr), jnp.int32(row), gain, head_gain)
+    return Knobs(jnp.float32(lr), jnp.float32(0), jnp.int32(0), ones, ones)
+
+
+def init_state(key: Array, params: Tree, aux: Tree, how: Optimisation, knobs: Knobs) -> State:
+    """The state before step 0."""
     aux_opt = how.adam.init(aux) if aux else ()
     state = State(jnp.int32(0), key, params, params, how.adam.init(params), aux, aux_opt, knobs)
     return jax.tree.map(jnp.copy, state)  # every buffer is donated, so none may occur twice
@@ -245,9 +238,10 @@ def student_update(
         return jax.lax.stop_gradient(in_chunks(partial(student_fn, params), (x, at, draws.student_labels), micro))
 
     def update_aux(state: State, pool: Pool, frozen: Tree, key: Array, shared: Batch | None, labels: Any) -> Any:
+        key, start_key = jax.random.split(key)
         draws = draw(key, pool, n, aux_law, constrain)
         if shared is None:
-            student = samples(state.params, draws, jax.random.fold_in(key, 1))
+            student = samples(state.params, draws, start_key)
         else:
             student, draws = shared, draws._replace(student_labels=labels)
 
@@ -263,10 +257,10 @@ def student_update(
         return state._replace(aux=aux, aux_opt=aux_opt), metrics
 
     def update(state: State, pool: Pool, frozen: Tree) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
-        aux_keys = jax.random.split(jax.random.fold_in(key, 0), cfg.aux_updates)
-        draws = draw(jax.random.fold_in(key, 1), pool, n, law, constrain)
-        inputs = (*start(state.params, draws, jax.random.fold_in(key, 2)), draws.student_labels)
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 2 + cfg.aux_updates)
+        key, start_key, aux_keys = keys[0], keys[1], keys[2:]
+        draws = draw(key, pool, n, law, constrain)
+        inputs = (*start(state.params, draws, start_key), draws.student_labels)
         pull = None
         if micro is None:
             x, pull = jax.vjp(lambda params: student_fn(params, *inputs), state.params)
@@ -274,7 +268,9 @@ def student_update(
             x = in_chunks(partial(student_fn, state.params), inputs, micro)
         shared = jax.lax.stop_gradient(x) if cfg.share_latents else None
         state, aux_metrics = jax.lax.scan(
-            lambda state, key: update_aux(state, pool, frozen, key, shared, draws.student_labels), state, aux_keys
+            lambda state, key: update_aux(state, pool, frozen, key, shared, draws.student_labels),
+            state,
+            aux_keys,
         )
 
         x = jax.lax.stop_gradient(x)

@@ -30,12 +30,13 @@ from .errors import ConfigError, DataError
 from .generator import per_sample
 from .loop import Pools, calls
 from .noise import LogNormal
-from .update import Draws, Optimisation, Tree, compile_update, init_state, single_update
+from .update import Draws, Optimisation, Tree, compile_update, init_state, knobs_for, single_update
 
 METHODS = ("sir", "rejection", "best_of")
 VERIFIER_LEVELS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2)  # candidates for sigma_v
 VERIFIER_GROUP = 8  # candidates a sample in the choice among them
 NOISE_DRAWS = 8
+REFIT_KEY = 103  # other draws than those of training and sampling by the same seed
 
 
 def refit_ratio(
@@ -239,7 +240,7 @@ def _fit_ratio(
     cfg = TeacherConfig(steps=steps, batch_size=batch_size)
     pools = Pools(data if generator.net.labels else data.without_labels(), seed, cfg)
     run = compile_update(single_update(loss, LogNormal(), how))
-    state = init_state(jax.random.key(seed), params, (), how, lr=lr)
+    state = init_state(jax.random.fold_in(jax.random.key(seed), REFIT_KEY), params, (), how, knobs_for(params, lr))
     for step, length in calls(0, cfg):
         state, _ = run(state, pools.at(step), frozen, length=length)
     return ratio.with_params(state.ema)
