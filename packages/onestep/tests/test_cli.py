@@ -327,7 +327,7 @@ def test_info_counts_what_is_there(run, home):
 
 
 def test_probe_measures_before_and_after_training(run, home):
-    command = ["probe", "t", "digits", "--strategies", "teacher,features_only", "--steps", 4, "--sigmas", "0.2,1"]
+    command = ["probe", "t", "digits", "--strategies", "teacher,features_only", "--steps", 4, "--sigmas", "0.2"]
     command += ["--seeds", 2, "--head-warmup", "--teacher-steps", "0,3", "--method", "ict"]
     command += ["--set", "batch_size=8", "--set", "steps_per_call=2", "-q"]
     code, out, _ = run(*command, "--out", "probed", "--json")
@@ -344,7 +344,7 @@ def test_probe_measures_before_and_after_training(run, home):
         assert row["fd"] == pytest.approx(np.mean(row["fds"]))
         assert len(row["fds"]) == 2
     places = [(row["sigma"], row["block"]) for row in found["probes"]["teacher"]]
-    assert places == [(sigma, block) for sigma in (0.2, 1.0) for block in ("stem", "block0")]
+    assert places == [(sigma, block) for sigma in (0.2,) for block in ("stem", "block0")]
     budget = found["teacher_steps"]
     assert [row["teacher_passes"] for row in budget] == [0, 3 * 3 * 128]
     assert [row["student_passes"] for row in budget] == [4 * 4 * 8] * 2  # four passes of a sample in iCT
