@@ -8,6 +8,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 import onestep_diffusion as osd
@@ -39,14 +40,14 @@ def _quick_to_compile():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A teacher `t` and a student `s`, both of digits with labels, a student of points `p`, and odd data."""
+    """A teacher `t` and a student `s`, both of digits with labels, a generator of points `p`, and odd data."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         assert call("teacher", "digits", "--out", "t", "--conditional", *TINY, *SHORT) == 0
         assert call("train", "digits", "--teacher", "t", "--out", "s", "--aux-updates", 1, *SHORT) == 0
-        command = ["train", "moons", "--init", "random", "--method", "ict", "--out", "p"]
-        assert call(*command, *TINY, *SHORT) == 0
+        points = osd.nets.build({"net": "mlp", "dim": 2, "hidden": 8}, rngs=nnx.Rngs(0))
+        save_model("p", osd.Generator(net=points))
     rng = np.random.default_rng(0)
     grey, other = (Image.fromarray(rng.integers(0, 255, s, dtype=np.uint8)) for s in ((8, 8), (8, 9)))
     for name, images in {
@@ -325,18 +326,30 @@ def test_info_counts_what_is_there(run, home):
     assert 4 < rho < 12  # 4 + 8 rho for one update of the ratio
 
 
-def test_probe_tells_map_and_features_apart(run, home):
-    command = ["probe", "t", "digits", "--strategies", "teacher,random", "--steps", 2, "--sigmas", "0.5"]
-    command += ["--method", "ict", "--set", "batch_size=8", "--set", "steps_per_call=2", "-q"]
+def test_probe_measures_before_and_after_training(run, home):
+    command = ["probe", "t", "digits", "--strategies", "teacher,features_only", "--steps", 4, "--sigmas", "0.2"]
+    command += ["--seeds", 2, "--head-warmup", "--teacher-steps", "0,3", "--method", "ict"]
+    command += ["--set", "batch_size=8", "--set", "steps_per_call=2", "-q"]
     code, out, _ = run(*command, "--out", "probed", "--json")
     assert code == 0
-    rows = {row["strategy"]: row for row in json.loads(out)["strategies"]}
+    found = json.loads(out)
+    rows = {row["strategy"]: row for row in found["strategies"]}
+    assert list(rows) == ["teacher", "features_only", "features_only + head warm-up"]
     assert rows["teacher"]["e_map"] == 0
     assert rows["teacher"]["cka"] == pytest.approx(1)
-    assert rows["random"]["e_map"] > 0.01
-    assert rows["random"]["cka"] < 1
+    assert rows["features_only"]["e_map"] > 0
+    assert rows["features_only"]["cka"] < 1
+    for row in rows.values():
+        assert [step for step, _ in row["curve"]] == [2, 4]
+        assert row["fd"] == pytest.approx(np.mean(row["fds"]))
+        assert len(row["fds"]) == 2
+    places = [(row["sigma"], row["block"]) for row in found["probes"]["teacher"]]
+    assert places == [(sigma, block) for sigma in (0.2,) for block in ("stem", "block0")]
+    budget = found["teacher_steps"]
+    assert [row["teacher_passes"] for row in budget] == [0, 3 * 3 * 128]
+    assert [row["student_passes"] for row in budget] == [4 * 4 * 8] * 2  # four passes of a sample in iCT
     assert {path.name for path in (home / "probed").iterdir()} == {
-        "probe.json", "quality.png", "cka.png", "accuracy.png", "rank.png"
+        "probe.json", "quality.png", "cka.png", "accuracy.png", "rank.png", "teacher_steps.png"
     }  # fmt: skip
 
 

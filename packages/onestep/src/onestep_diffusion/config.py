@@ -87,7 +87,10 @@ class Config:
         for name in names:
             value = getattr(self, name)
             if isinstance(value, str):
-                object.__setattr__(self, name, parse_sigma_law(value))
+                try:
+                    object.__setattr__(self, name, parse_sigma_law(value))
+                except ConfigError as error:
+                    raise ConfigError(f"{name}={value!r}: {error}") from None
             elif not isinstance(value, SigmaLaw) and not (optional and value is None):
                 raise ConfigError(f"{name} has to be a noise law or its text, as lognormal:-1.2,1.2; got {value!r}")
 

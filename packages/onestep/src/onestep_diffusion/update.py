@@ -189,7 +189,7 @@ def single_update(
 
         grads, value, values = mean_gradient(mean_loss, state.params, (draws,), how.micro_batch)
         params, opt = _descend(how, state.params, grads, state.opt, state.knobs.lr, state.step, state.knobs)
-        metrics = {"loss": value, "loss_bins": _by_bin(values, draws.sigma, law), "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": value, "loss_bins": _by_bin(values, draws.sigma, law), "grad_norm": optax.tree.norm(grads)}
         return state._replace(step=state.step + 1, params=params, ema=_average(how, state, params), opt=opt), metrics
 
     return update
@@ -298,7 +298,7 @@ def student_update(
             "aux_loss": aux_metrics["aux_loss"].mean(),
             "field_bins": _by_bin(jnp.sqrt(jnp.mean(v**2, axis=axes)), draws.sigma, law),
             "ess": effective_sample_size(weight) / n,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "nonfinite": broken / n,
             "std": jnp.sqrt(jnp.mean(jnp.var(x, axis=0))),
         }
