@@ -173,7 +173,7 @@ def _inception(rows: Images, path: Path) -> NDArray[np.float64]:
         import torch
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise ConfigError("features: Inception needs torch-fidelity; run: pip install 'onestep-diffusion[fid]'") from None
+        raise ConfigError("Inception needs torch-fidelity; run: pip install 'onestep-diffusion[fid]'") from None
     try:
         net = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path)).eval()
     except Exception as error:

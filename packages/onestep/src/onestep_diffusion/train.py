@@ -200,7 +200,7 @@ def train_students(
     def one(index: int) -> State:
         return jax.tree.map(lambda leaf: leaf[index], state)
 
-    for step, length in loop.calls(0, cfg):
+    for step, length in loop.calls(0, cfg, state.params):
         state, metrics = run(state, pools.at(step), plan.frozen, length=length)
         step += length
         values = jax.device_get(metrics)

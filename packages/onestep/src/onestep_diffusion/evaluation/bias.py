@@ -8,7 +8,7 @@ import numpy as np
 
 from ..bias import DELTAS, ESTIMATORS, error_slopes, gradient_bias, save_bias_plot
 from .profiles import Profile
-from .report import Artifact, Claim, Experiment, Metric, t_interval
+from .report import Artifact, Claim, Experiment, Metric, factor_interval
 
 SMALL = (0.03, 0.1, 0.3)  # noise levels at which the claim is made
 SLOPES = (0.03, 0.1)
@@ -25,7 +25,7 @@ def run_bias(profile: Profile, rng: np.random.Generator, out: Path, device: str 
     ])  # fmt: skip
     experiment.claims.append(
         Claim(
-            id="less-bias", measured=float(np.exp(by_seed.mean())), ci=tuple(np.exp(t_interval(by_seed))), op="<",  # type: ignore[arg-type]
+            id="less-bias", measured=float(np.exp(by_seed.mean())), ci=factor_interval(by_seed), op="<",
             value=0.6, n=len(by_seed), paper="the ratio cuts gradient bias (v4)",
             statement="Near the data the gradient of a ratio is less wrong than the difference of two scores.",
             unit="error over that of independent scores", note=f"δ = {min(DELTAS)}, σ ≤ {max(SMALL)}",
@@ -51,10 +51,7 @@ def run_bias(profile: Profile, rng: np.random.Generator, out: Path, device: str 
                 unit="log-log slope in δ", note=f"σ ≤ {max(SLOPES)}",
             )
         )  # fmt: skip
-    hybrid = [
-        row["hybrid_from_samples"] / min(row["scores_from_teacher"], row["ratio"])
-        for row in table
-    ]
+    hybrid = [row["hybrid_from_samples"] / min(row["scores_from_teacher"], row["ratio"]) for row in table]
     experiment.claims.append(
         Claim(
             id="hybrid-no-worse", measured=float(np.exp(np.mean(np.log(hybrid)))), op="<=", value=1.05, n=len(hybrid),

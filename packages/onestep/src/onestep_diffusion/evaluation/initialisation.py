@@ -13,7 +13,7 @@ from ..probes import map_error
 from .plots import draw_curves, draw_samples
 from .pool import each
 from .profiles import MAIN, Profile
-from .report import Artifact, Claim, Experiment, Metric, t_interval
+from .report import Artifact, Claim, Experiment, Metric, factor_interval
 from .students import (
     SECOND,
     Group,
@@ -41,10 +41,7 @@ def run_initialisation(profile: Profile, rng: np.random.Generator, out: Path, de
     experiment = Experiment()
     seconds = teachers(profile, out, profile.data, profile.retrain)
     experiment.metrics += [Metric(f"teacher {name}: training", s, "s", "lower") for name, s in seconds.items()]
-    jobs = [
-        (_group(profile, method, MAIN, profile.seeds, keep=method), str(out))
-        for method in METHODS
-    ]
+    jobs = [(_group(profile, method, MAIN, profile.seeds, keep=method), str(out)) for method in METHODS]
     if profile.others:
         jobs += [(_group(profile, method, profile.others, profile.other_seeds), str(out)) for method in METHODS]
     found = [run for group in each(train_group, jobs, profile.workers) for run in group]
@@ -53,7 +50,9 @@ def run_initialisation(profile: Profile, rng: np.random.Generator, out: Path, de
     experiment.metrics += [
         Metric(f"FD({profile.features}) of a half of the real images to all", floor, "", "lower"),
         Metric(f"FD({profile.features}) of the teacher in 35 evaluations", ode, "", "lower"),
-        Metric(f"FD({profile.features}) of the teacher in one evaluation", runs["ratio", "teacher"][0].start, "", "lower"),
+        Metric(
+            f"FD({profile.features}) of the teacher in one evaluation", runs["ratio", "teacher"][0].start, "", "lower"
+        ),
     ]
     maps = _map_errors(profile, out, runs)
     experiment.claims += _score_free(runs, floor, profile)
@@ -62,7 +61,9 @@ def run_initialisation(profile: Profile, rng: np.random.Generator, out: Path, de
     for (method, strategy), group in runs.items():
         _report(experiment, f"{method}, init {strategy}", group)
         if method == "ratio":
-            experiment.metrics.append(Metric(f"init {strategy}: relative error of the map", maps[strategy], "", "lower"))
+            experiment.metrics.append(
+                Metric(f"init {strategy}: relative error of the map", maps[strategy], "", "lower")
+            )
     _settings(experiment, profile)
     draw_curves(
         {f"{m}, {s}": group for (m, s), group in runs.items() if s in MAIN}, floor, ode, out / "curves.png",
@@ -174,7 +175,7 @@ def _needs_weights(runs: Runs, profile: str) -> list[Claim]:
             claims.append(
                 Claim(
                     id=f"teacher-init-speed-{method}", measured=float(np.exp(log.mean())), op=">", value=2.0,
-                    ci=tuple(np.exp(t_interval(log))), n=len(log), unit="times the updates",  # type: ignore[arg-type]
+                    ci=factor_interval(log), n=len(log), unit="times the updates",
                     statement=f"Random weights need more updates to {REACHED:.0%} of the starting distance ({method}).",
                     note=f"{len(never)} of {len(random)} did not get there in {random[0].curve[-1][0]} updates, which "
                     "are counted" if never else "",
@@ -207,7 +208,7 @@ def _times(
 ) -> Claim:  # fmt: skip
     log = np.log([a.final / b.final for a, b in zip(worse, better, strict=True)])
     return Claim(
-        id=identifier, measured=float(np.exp(log.mean())), ci=tuple(np.exp(t_interval(log))),  # type: ignore[arg-type]
+        id=identifier, measured=float(np.exp(log.mean())), ci=factor_interval(log),
         op=">", value=value, n=len(log), statement=statement, paper=paper, unit=unit,
         note=f"after {worse[0].curve[-1][0]:,} updates",
     )  # fmt: skip
@@ -259,4 +260,3 @@ def _pictures(experiment: Experiment, profile: Profile, out: Path) -> None:
                 rows[f"{method}, {strategy}"] = generator.sample(n, seed=7)
     draw_samples({name: x.reshape(-1, *data.shape) for name, x in rows.items()}, data, out / "samples.png")
     experiment.artifacts.append(Artifact("samples.png", "Samples of the same latents, by method and initialisation"))
-

@@ -141,6 +141,12 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     return float(x.mean()) - half, float(x.mean()) + half
 
 
+def factor_interval(log: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Student interval of a geometric mean, from logarithms."""
+    low, high = t_interval(log, level)
+    return float(np.exp(low)), float(np.exp(high))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Strict JSON, written under a temporary name and renamed: a killed run leaves the old file or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

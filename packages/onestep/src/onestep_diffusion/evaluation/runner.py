@@ -114,7 +114,7 @@ def run(
 
 
 def pick_device(device: str) -> str:
-    """"cpu" or "gpu", as JAX names them; auto takes a GPU where there is one."""
+    """ "cpu" or "gpu", as JAX names them; auto takes a GPU where there is one."""
     import jax
 
     if device not in ("auto", "cpu", "gpu", "cuda"):

@@ -45,7 +45,9 @@ def _train(profile: Profile, method: str, steps: int, seconds: float) -> tuple[f
         began = time.perf_counter()
         train_student(data, None, timed)
         each_step = (time.perf_counter() - began) / timed.steps
-        steps = max(profile.steps_per_call, round(seconds / each_step / profile.steps_per_call) * profile.steps_per_call)
+        steps = max(
+            profile.steps_per_call, round(seconds / each_step / profile.steps_per_call) * profile.steps_per_call
+        )
     began = time.perf_counter()
     result = train_student(data, None, student_settings(profile, method, steps=steps, **changes))
     spent = time.perf_counter() - began

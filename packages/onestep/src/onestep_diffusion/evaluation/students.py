@@ -18,7 +18,7 @@ from ..data import Dataset, load_data, make_dataset
 from ..denoiser import Denoiser, Generator, Ratio
 from ..features import features
 from ..metrics import frechet_distance
-from ..train import train_student, train_students, train_teacher
+from ..train import train_students, train_teacher
 from .assets import LAWS, shipped_teacher
 from .pool import each
 from .profiles import Profile
