@@ -8,7 +8,7 @@ import numpy as np
 
 from ..bias import DELTAS, ESTIMATORS, error_slopes, gradient_bias, save_bias_plot
 from .profiles import Profile
-from .report import Artifact, Claim, Experiment, Metric, factor_interval
+from .report import Artifact, Claim, Experiment, Metric, factor_interval, t_interval
 
 SMALL = (0.03, 0.1, 0.3)  # noise levels at which the claim is made
 SLOPES = (0.03, 0.1)

@@ -1,4 +1,4 @@
-"""What an update costs with one ratio and with two scores; what compiling it as a whole is worth; metrics beside peers."""
+"""What an update costs with one ratio and with two scores, what compiling it is worth; metrics beside peers."""
 
 from __future__ import annotations
 
@@ -179,7 +179,8 @@ def _peers(experiment: Experiment, profile: Profile) -> None:
     ):
         if peer is None:
             continue
-        a, b = ours(), peer()
+        a: Any = ours()
+        b: Any = peer()
         apart = max(abs(a[k] - b[k]) for k in b) if isinstance(b, dict) else abs(a - b) / b
         if apart > (1e-9 if isinstance(b, dict) else 0.1):  # directions of the second are drawn
             raise RuntimeError(f"{name}: ours and {title}'s differ by {apart:.2g}")

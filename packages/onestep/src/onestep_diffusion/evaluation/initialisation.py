@@ -13,7 +13,7 @@ from ..probes import map_error
 from .plots import draw_curves, draw_samples
 from .pool import each
 from .profiles import MAIN, Profile
-from .report import Artifact, Claim, Experiment, Metric, factor_interval
+from .report import Artifact, Claim, Experiment, Metric, factor_interval, t_interval
 from .students import (
     SECOND,
     Group,

@@ -114,7 +114,8 @@ FULL = replace(
     QUICK,
     name="full",
     experiments=(
-        "exactness", "cost", "initialisation", "verifier", "divergences", "tricks", "bias", "rings", "second", "scratch",
+        "exactness", "cost", "initialisation", "verifier", "divergences", "tricks", "bias", "rings", "second",
+        "scratch",
     ),
     retrain=6_000,
     updates=1_000,

@@ -61,8 +61,8 @@ def run(
     progress : called with (id, number done, total, seconds of the last one) before the first and after each.
 
     Returns the content of results.json (design contract "bench/1"). Raises ConfigError for an unknown profile,
-    experiment or device; OnestepError, at once, for data that are missing; ExperimentError, after all others have run, for
-    experiments that raised anything else.
+    experiment or device; OnestepError, at once, for data that are missing; ExperimentError, after all others have run,
+    for experiments that raised anything else.
     """
     chosen = _profile(profile)
     chosen_device = pick_device(device)

@@ -1,4 +1,4 @@
-"""Groups of students trained under one budget and judged by the Fréchet distance, for every experiment that has some."""
+"""Groups of students, trained under one budget and judged by the Fréchet distance, for all experiments."""
 
 from __future__ import annotations
 
