@@ -19,7 +19,7 @@ COLORS = ("#1f6f9f", "#d9822b", "#5b8c5a", "#8a5a9e")
 def draw_curves(groups: Mapping[str, Sequence[Run]], floor: float, ode: float, path: Path, label: str) -> None:
     """Means over seeds against updates, a panel a method ("method, strategy" are the names)."""
     methods = list(dict.fromkeys(name.split(", ")[0] for name in groups))
-    sheet = figure(4.6 * len(methods), 3.6)
+    sheet = figure(4.2 * len(methods) + 1.6, 3.6)
     panels = sheet.subplots(1, len(methods), sharey=True, squeeze=False)[0]
     for axes, method in zip(panels, methods, strict=True):
         mine = {name.split(", ")[1]: group for name, group in groups.items() if name.split(", ")[0] == method}
@@ -28,12 +28,12 @@ def draw_curves(groups: Mapping[str, Sequence[Run]], floor: float, ode: float, p
             values = np.array([[fd for _, fd in run.curve] for run in group])
             axes.plot(steps, np.exp(np.log(values).mean(0)), "o-", color=color, label=strategy, markersize=3)
             axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
-        axes.axhline(floor, color="grey", linewidth=0.8)
-        axes.axhline(ode, color="grey", linewidth=0.8, linestyle="--")
+        axes.axhline(ode, color="grey", linewidth=0.8, linestyle="--", label="teacher, 35 evaluations")
+        axes.axhline(floor, color="grey", linewidth=0.8, label="half of the data")
         axes.set(yscale="log", xlabel="updates of the generator", title=method)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"{label}\n(grey: half of the data; dashed: teacher, 35 evaluations)")
-    panels[0].legend(frameon=False, fontsize="small")
+    panels[0].set_ylabel(label)
+    panels[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(sheet, path)
 
 
@@ -41,9 +41,9 @@ def draw_samples(rows: Mapping[str, NDArray[Any]], data: Dataset, path: Path) ->
     """A row of images for each name, in the range of the data."""
     low, high = data.shift - data.scale, data.shift + data.scale
     n = len(next(iter(rows.values())))
-    sheet = figure(2.2 + 0.55 * n, 0.6 * len(rows))
-    for place, (name, images) in enumerate(rows.items()):
-        axes = sheet.add_subplot(len(rows), 1, place + 1)
+    sheet = figure(2.4 + 0.55 * n, 0.6 * len(rows))
+    panels = sheet.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, (name, images) in zip(panels, rows.items(), strict=True):
         strip = np.concatenate([np.pad(np.clip(x, low, high), [(0, 0), (0, 1), (0, 0)], constant_values=high)
                                 for x in images], axis=1)  # fmt: skip
         axes.imshow(strip.squeeze(), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
