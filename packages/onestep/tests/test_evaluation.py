@@ -43,7 +43,7 @@ def test_both_methods_are_compared_from_the_shipped_teachers(tmp_path):
     starts = {m.name: m.value for m in found.metrics}
     floor, teacher = (starts[f"FD(digits) of {name}"] for name in
                       ("a half of the real images to all", "the teacher in 35 evaluations"))  # fmt: skip
-    assert floor < teacher < starts["FD(digits) of the teacher in one"]
+    assert floor < teacher < starts["FD(digits) of the teacher in one evaluation"]
 
 
 def test_an_experiment_that_fails_costs_itself_only(tmp_path, monkeypatch):
