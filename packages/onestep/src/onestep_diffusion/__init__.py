@@ -36,7 +36,7 @@ _HOME: dict[str, list[str]] = {
     "probes": ["block_features", "linear_cka", "map_error", "participation_ratio", "probe_features"],
     "ratio": ["effective_sample_size", "log_softplus_ratio", "ratio_field", "ratio_loss", "ratio_weight"],
     "sampling": ["heun"],
-    "score": ["score_field"],
+    "score": ["denoising_loss", "score_field"],
     "train": ["StudentResult", "make_student_step", "train_student", "train_students", "train_teacher"],
     "verify": ["importance_ess", "refit_ratio", "resample", "verifier_log_ratio"],
 }
