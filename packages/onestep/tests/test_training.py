@@ -262,8 +262,8 @@ def test_without_a_teacher_a_student_warms_up_on_its_own():
 
 def test_a_student_of_a_teachers_seed_does_not_begin_as_the_young_teacher():
     net = methods.nets.preset("mlp", (2,)) | NET
-    key = train._keys(1, "student")
-    for other in train._keys(1, "teacher"):
+    key = train.run_keys(1, "student")
+    for other in train.run_keys(1, "teacher"):
         assert not any((jax.random.key_data(k) == jax.random.key_data(other)).all() for k in key)
     assert net["dim"] == 2
 

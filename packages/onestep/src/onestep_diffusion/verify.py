@@ -280,7 +280,7 @@ def _calibrate(generator: Generator, ratio: Ratio, data: Dataset, levels: Sequen
         trusted.append(ess >= TRUSTED * VERIFIER_GROUP)
     if not any(trusted):
         trusted[int(np.argmax(levels))] = True  # the least peaked
-    best = max(np.flatnonzero(trusted), key=gains.__getitem__)
+    best = max((place for place in range(len(levels)) if trusted[place]), key=gains.__getitem__)
     if gains[best] <= 0:
         warnings.warn("resampling brings the student no nearer to held-out data at any level", stacklevel=3)
     return replace(ratio, temperature=temperatures[best], sigma_v=float(levels[best]))

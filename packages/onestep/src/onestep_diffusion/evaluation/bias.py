@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..bias import DELTAS, ESTIMATORS, error_slopes, gradient_bias, save_bias_plot
+from .pool import each
 from .profiles import Profile
 from .report import Artifact, Claim, Experiment, Metric, factor_interval, t_interval
 
@@ -17,7 +18,9 @@ SLOPES = (0.03, 0.1)
 def run_bias(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
     """The oracle laboratory: a ring of 8, perturbed by δ."""
     experiment = Experiment()
-    table = gradient_bias(seeds=profile.bias_seeds, steps=profile.bias_steps)
+    halves = (profile.bias_seeds[::2], profile.bias_seeds[1::2])
+    jobs = [(seeds, profile.bias_steps) for seeds in halves if seeds]
+    table = [row for rows in each(_table, jobs, profile.workers) for row in rows]
     near = [row for row in table if row["delta"] == min(DELTAS) and row["sigma"] in SMALL]
     by_seed = np.array([
         np.mean([np.log(row["ratio"] / row["independent_scores"]) for row in near if row["seed"] == seed])
@@ -71,3 +74,7 @@ def run_bias(profile: Profile, rng: np.random.Generator, out: Path, device: str 
     save_bias_plot(out / "bias.png", table)
     experiment.artifacts.append(Artifact("bias.png", "Relative error of the gradient as the student nears the data"))
     return experiment
+
+
+def _table(seeds: tuple[int, ...], steps: int) -> list[dict[str, float]]:
+    return gradient_bias(seeds=seeds, steps=steps)
