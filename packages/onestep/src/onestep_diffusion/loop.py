@@ -27,7 +27,7 @@ from .errors import ConfigError, DataError, DivergedError, InterruptedRun, Onest
 from .monitor import Entry, Monitor
 from .pictures import save_curves, save_samples
 from .probes import participation_ratio
-from .update import Metrics, Pool, State, Tree, compile_update
+from .update import Metrics, Pool, State, Tree, compile_update, loops_are_slow
 
 Models = Mapping[str, Model]  # by the names of their files
 
@@ -147,7 +147,7 @@ def train(
         pool = pools.at(done)
         waiting: tuple[int, Metrics] | None = None
         with _signals(folder is not None) as asked:
-            for start, length in calls(done, cfg):
+            for start, length in calls(done, cfg, state.params):
                 state, metrics = step_fn(state, pool, frozen, length=length)
                 step = start + length
                 # While the device works: the rows of the next call, and the metrics of the one before.
@@ -187,9 +187,9 @@ def train(
     return state, monitor.history
 
 
-def calls(done: int, cfg: TeacherConfig | StudentConfig) -> list[tuple[int, int]]:
+def calls(done: int, cfg: TeacherConfig | StudentConfig, params: Tree) -> list[tuple[int, int]]:
     """(first step, number of steps) of each call; only the last may be short, which costs a second compilation."""
-    per_call = cfg.steps_per_call
+    per_call = 1 if loops_are_slow(params) else cfg.steps_per_call
     return [(step, min(per_call, cfg.steps - step)) for step in range(done, cfg.steps, per_call)]
 
 
@@ -234,7 +234,7 @@ class _Folder:
         self.out = Path(run.out)
         if run.has_checkpoints and not run.resume:
             raise ConfigError(f"{run.out} already holds a run; resume it with --resume, or choose another folder")
-        of_data = {"data": data.name, "rows": len(data.x), "shape": list(data.shape)}
+        of_data = {"data": data.name, "rows": len(data.x), "shape": list(data.shape), "image_shape": data.image_shape}
         config = {**cfg.to_dict(), "seed": seed, **of_data, "shift": data.shift, "scale": data.scale}
         # Of a teacher that is followed all along only the same one may go on.
         config |= {"network": network, "follows": sum(checksums(frozen).values())}

@@ -298,7 +298,8 @@ def spectral_bounded(params: Tree, iterations: int = 5) -> Tree:
         for _ in range(iterations):
             u = matrix @ v
             v = jax.lax.stop_gradient(matrix.T @ (u / (jnp.linalg.norm(u) + 1e-12)))
-        norm = jnp.linalg.norm(matrix @ (v / (jnp.linalg.norm(v) + 1e-12)))
+        # Not `norm`, whose slope at zero, where last layers start, is not a number.
+        norm = jnp.sqrt(jnp.sum((matrix @ (v / (jnp.linalg.norm(v) + 1e-12))) ** 2) + 1e-12)
         return leaf / jnp.maximum(norm, 1.0)
 
     return jax.tree.map(bounded, params)

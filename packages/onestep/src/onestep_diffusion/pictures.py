@@ -18,21 +18,22 @@ def save_samples(path: Path, samples: NDArray[Any], shape: Sequence[int], low: f
     if rows.ndim == 4 and rows.shape[-1] in (1, 3):
         grid_image(rows, low, high).save(path.with_suffix(".tmp"), format="PNG")
     elif rows.ndim == 2 and rows.shape[1] == 2:
-        figure = _figure()
-        axes = figure.subplots()
+        sheet = figure(4, 4)
+        axes = sheet.subplots()
         axes.scatter(*rows.T, s=2, linewidths=0)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-        figure.savefig(path.with_suffix(".tmp"), format="png", dpi=100)
+        save_figure(sheet, path)
+        return True
     else:
         return False
     os.replace(path.with_suffix(".tmp"), path)
     return True
 
 
-def grid_image(images: NDArray[Any], low: float, high: float) -> Image.Image:
-    """(n, h, w, c) as one image of about sqrt(n) rows; small images are enlarged by whole factors to 32 pixels."""
+def grid_image(images: NDArray[Any], low: float, high: float, enlarge: bool = True) -> Image.Image:
+    """(n, h, w, c) as one image of about sqrt(n) rows; small ones are enlarged by whole factors to 32 pixels."""
     pixels = np.clip((images.astype(float) - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
-    factor = max(1, 32 // pixels.shape[1])
+    factor = max(1, 32 // pixels.shape[1]) if enlarge else 1
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
     n, h, w, c = pixels.shape
     columns = int(np.ceil(np.sqrt(n)))
@@ -44,8 +45,8 @@ def grid_image(images: NDArray[Any], low: float, high: float) -> Image.Image:
 
 def save_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
     """A PNG of loss, JS bounds and, where it was measured, the Frechet distance, against steps."""
-    figure = _figure()
-    losses, right = figure.subplots(1, 2)
+    sheet = figure(9, 4)
+    losses, right = sheet.subplots(1, 2)
     for name in ("loss", "aux_loss"):
         points = [(entry["step"], entry[name]) for entry in history if entry.get(name) is not None]
         if points:
@@ -66,11 +67,17 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
     if bounds or measured:
         right.set(xlabel="step")
         right.legend(fontsize="small")
-    figure.savefig(path.with_suffix(".tmp"), format="png", dpi=100)
-    os.replace(path.with_suffix(".tmp"), path)
+    save_figure(sheet, path)
 
 
-def _figure() -> Any:
+def figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure, inches."""
     from matplotlib.figure import Figure  # half a second to import, and no window system
 
-    return Figure(figsize=(9, 4), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(sheet: Any, path: Path) -> None:
+    """Write a figure as PNG."""
+    sheet.savefig(path.with_suffix(".tmp"), format="png", dpi=100)
+    os.replace(path.with_suffix(".tmp"), path)

@@ -100,7 +100,7 @@ def train_teacher(
         return denoising_loss(fn, draws.data, draws.sigma, draws.noise_data, data.sigma_data)
 
     optimisation = _optimisation(cfg, schedule=cfg.schedule, b1=0.9)
-    weights_key, _, key = _keys(seed, "teacher")
+    weights_key, _, key = run_keys(seed, "teacher")
     model = Denoiser(net=nets.build(net, rngs=nnx.Rngs(weights_key)), **_units(data, net))
     state, _ = loop.train(
         run,
@@ -200,7 +200,7 @@ def train_students(
     def one(index: int) -> State:
         return jax.tree.map(lambda leaf: leaf[index], state)
 
-    for step, length in loop.calls(0, cfg):
+    for step, length in loop.calls(0, cfg, state.params):
         state, metrics = run(state, pools.at(step), plan.frozen, length=length)
         step += length
         values = jax.device_get(metrics)
@@ -241,7 +241,7 @@ class _Plan:
     ) -> nets.Params:
         """The student's initial weights."""
         cfg = self.cfgs[index]
-        key, *_ = _keys(seed, "student")
+        key, *_ = run_keys(seed, "student")
         name, argument = parse_strategy(init)
         if name == "warmup":
             return _warmed_up(self.data, self.net, cfg, int(argument), seed)
@@ -256,7 +256,7 @@ class _Plan:
     def state(self, index: int, seed: int, weights: nets.Params) -> State:
         """The state before the first step."""
         cfg = self.cfgs[index]
-        _, ratio_key, key = _keys(seed, "student")
+        _, ratio_key, key = run_keys(seed, "student")
         aux: dict[str, Tree] = {}
         if self.ratio_net is not None:
             net = nets.build(nets.config(self.ratio_net), rngs=nnx.Rngs(ratio_key))
@@ -362,7 +362,7 @@ def _data_and_net(
     return data if classes else data.without_labels(), nets.config(teacher.net) | {"precision": cfg.precision}
 
 
-def _keys(seed: int, kind: str) -> Array:
+def run_keys(seed: int, kind: str) -> Array:
     """Independent keys (3,) of one run: initial weights, those of the second network, and all draws.
 
     The root differs by kind: split and fold_in give the same keys, and a fresh student must not be the young teacher.

@@ -271,6 +271,7 @@ def student_update(
             lambda state, key: update_aux(state, pool, frozen, key, shared, draws.student_labels),
             state,
             aux_keys,
+            unroll=len(aux_keys) > 1 and loops_are_slow(state.params),
         )
 
         x = jax.lax.stop_gradient(x)
@@ -322,7 +323,11 @@ def compile_update(
     """
 
     def call(state: State, pool: Pool, frozen: Tree, length: int) -> tuple[State, Metrics]:
-        state, logs = jax.lax.scan(lambda state, _: update(state, pool, frozen), state, length=length)
+        if length == 1:
+            state, logs = update(state, pool, frozen)
+            logs = jax.tree.map(lambda value: value[None], logs)
+        else:
+            state, logs = jax.lax.scan(lambda state, _: update(state, pool, frozen), state, length=length)
         return state, {name: _over_updates(name, values) for name, values in logs.items()}
 
     def program(state: State, pool: Pool, frozen: Tree, *, length: int) -> tuple[State, Metrics]:
@@ -331,6 +336,11 @@ def compile_update(
 
     where: dict[str, Any] = {} if shardings is None else {"out_shardings": (shardings, None)}
     return jax.jit(program, static_argnames="length", donate_argnames="state", **where)
+
+
+def loops_are_slow(params: Tree) -> bool:
+    """Whether to make updates one by one: on a CPU, XLA's convolutions are 8 to 13 times slower inside a loop."""
+    return jax.default_backend() == "cpu" and any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
 
 
 def in_chunks(fn: Callable[..., Tree], args: tuple[Tree, ...], size: int | None) -> Tree:

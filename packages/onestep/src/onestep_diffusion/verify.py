@@ -241,7 +241,7 @@ def _fit_ratio(
     pools = Pools(data if generator.net.labels else data.without_labels(), seed, cfg)
     run = compile_update(single_update(loss, LogNormal(), how))
     state = init_state(jax.random.fold_in(jax.random.key(seed), REFIT_KEY), params, (), how, knobs_for(params, lr))
-    for step, length in calls(0, cfg):
+    for step, length in calls(0, cfg, params):
         state, _ = run(state, pools.at(step), frozen, length=length)
     return ratio.with_params(state.ema)
 
