@@ -15,6 +15,7 @@ import pytest
 import onestep_diffusion as osd
 from onestep_diffusion import loop, methods, monitor, train
 from onestep_diffusion.errors import DivergedError, InterruptedRun
+from onestep_diffusion.score import denoising_loss
 
 NET = {"hidden": 8, "blocks": 1}
 TEACHER = osd.TeacherConfig(net_kwargs=NET, steps=20, batch_size=16, steps_per_call=5)
@@ -255,7 +256,7 @@ def test_without_a_teacher_a_student_warms_up_on_its_own():
         sigma = osd.LogNormal().sample(jax.random.key(0), (len(x),))
         noise = jax.random.normal(jax.random.key(1), x.shape)
         fn = methods.net_fn(plan.net, DATA.sigma_data)
-        return float(osd.denoising_loss(lambda x, s: fn(params, x, s, None), x, sigma, noise).mean())
+        return float(denoising_loss(lambda x, s: fn(params, x, s, None), x, sigma, noise).mean())
 
     assert loss(step.state.params) < loss(random.state.params)
 
