@@ -40,11 +40,7 @@ _HOME: dict[str, list[str]] = {
     "probes": ["block_features", "linear_cka", "map_error", "participation_ratio", "probe_features"],
     "ratio": ["effective_sample_size", "log_softplus_ratio", "ratio_field", "ratio_loss", "ratio_weight"],
     "sampling": ["heun"],
-<<<<<<< HEAD
     "score": ["denoising_loss", "score_field"],
-=======
-    "score": ["score_field"],
->>>>>>> osC
     "selection": ["Selection", "cost_quality", "select_samples"],
     "train": ["StudentResult", "make_student_step", "train_student", "train_students", "train_teacher"],
     "transfer": ["Comparison", "compare_strategies", "teacher_budget"],
