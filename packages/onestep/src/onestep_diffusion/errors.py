@@ -17,5 +17,9 @@ class CheckpointError(OnestepError):
     """A checkpoint is missing, damaged, or of another kind or configuration."""
 
 
+class InterruptedRun(OnestepError):
+    """Training was asked to stop by a signal; its state is saved, and the message says how to go on."""
+
+
 class DivergedError(OnestepError):
     """Training left the range of finite numbers, or the student left the data."""

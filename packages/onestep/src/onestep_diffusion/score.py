@@ -6,10 +6,12 @@ A denoiser D gives the score (D - x_sigma) / sigma^2, so sigma^2 (s_student - s_
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from .errors import ConfigError, DataError
 from .generator import Field, omega_weight, per_sample, unit_normalize
 from .noise import check_sigma
+from .precondition import edm_loss_weight
 from .shapes import Batch, Levels, PerSample
 
 DenoiserFn = Callable[[Batch, PerSample], Batch]
@@ -57,3 +59,9 @@ def score_field(
     elif normalize != "none":
         raise ConfigError(f"normalize: {normalize!r} is not one of none, unit, dmd")
     return Field(v, None, weight)
+
+
+def denoising_loss(denoise_fn: DenoiserFn, x: Batch, sigma: PerSample, noise: Batch, sigma_data: float = 0.5) -> Array:
+    """(n,) score matching losses |D(x + sigma noise) - x|^2 / d, weighed by 1 / c_out^2 (EDM, eq. 2 and 8)."""
+    error = denoise_fn(x + per_sample(sigma, x) * noise, sigma) - x
+    return edm_loss_weight(sigma, sigma_data) * jnp.mean(error**2, axis=tuple(range(1, x.ndim)))

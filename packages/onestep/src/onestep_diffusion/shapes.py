@@ -9,4 +9,5 @@ Levels = Float[Array, " n"] | float  # noise levels, one a sample or one for all
 Grid = Float[Array, " levels"]  # noise levels that do not belong to samples
 Elementwise = Float[Array, "..."]
 Scalar = Float[Array, ""]
+Uniforms = Float[Array, "n k"]  # k uniform random numbers a sample
 Count = Int[Array, ""]

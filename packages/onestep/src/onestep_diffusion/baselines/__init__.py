@@ -1,1 +1,1 @@
-"""Other one-step methods, for comparison only."""
+"""Other ways to a one-step generator, for comparison in the same training loop: SiD, SMT, iCT, MeanFlow."""

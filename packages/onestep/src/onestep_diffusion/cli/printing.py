@@ -1,0 +1,183 @@
+"""What a command says: facts and tables on stdout, progress and messages on stderr, as loud as -q and --debug ask."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+log = logging.getLogger("onestep_diffusion")
+
+QUIET, USUAL, VERBOSE = logging.ERROR, logging.WARNING, logging.DEBUG
+EVERY = 60.0  # seconds between two lines of progress in a log
+
+
+def set_volume(level: int) -> None:
+    """Send the package's messages from this level on to stderr; progress is shown from USUAL on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log.handlers[:], log.propagate = [handler], False
+    log.setLevel(level)
+
+
+def quiet() -> bool:
+    """Whether only results and errors are wanted."""
+    return log.getEffectiveLevel() >= QUIET
+
+
+def verbose() -> bool:
+    """Whether tracebacks are wanted."""
+    return log.getEffectiveLevel() <= VERBOSE
+
+
+def say(what: str, text: str) -> None:
+    """One line on stderr."""
+    print(f"{what}: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Warnings about the run, once each; those for programmers stay quiet."""
+    said: set[str] = set()
+
+    def tell(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = str(message)
+        if text not in said and not quiet():
+            said.add(text)
+            say("warning", text)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"onestep_diffusion")
+        warnings.showwarning = tell
+        yield
+
+
+@contextmanager
+def training_progress(what: str) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """A bar with rate and time left on a terminal, a line a minute in a log; called with entries of a `Monitor`."""
+    if quiet():
+        yield None
+        return
+    if not sys.stderr.isatty():
+        said = -math.inf
+
+        def tell(entry: dict[str, Any]) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if now - said >= EVERY or entry["step"] == entry["steps"]:
+                said = now
+                say(f"{what} {entry['step']:,}/{entry['steps']:,}", _numbers(entry))
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, numbers="")
+        yield lambda entry: bar.update(
+            task, completed=entry["step"], total=entry["steps"], numbers=_numbers(entry), refresh=True
+        )
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[str, int, int], None] | None]:
+    """The same for work in parts, called with (part that is done, how many are, of how many)."""
+    if quiet():
+        yield None
+        return
+    began = time.monotonic()
+    if not sys.stderr.isatty():
+
+        def tell(part: str, done: int, total: int) -> None:
+            left = (time.monotonic() - began) / done * (total - done)
+            say(what, f"{part} ({done} of {total})  ETA {_clock(left)}")
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda part, done, total: bar.update(task, description=f"{what}: {part}", completed=done, total=total)
+
+
+def _numbers(entry: dict[str, Any]) -> str:
+    words = []
+    for name, label in (("loss", "loss"), ("aux_loss", "loss of the second network"), ("fd", "FD")):
+        if isinstance(entry.get(name), float):
+            words.append(f"{label} {entry[name]:.4g}")
+    bounds = [bound for bound in entry.get("js_bins", ()) if bound is not None]
+    if bounds:
+        words.append(f"JS > {max(bounds):.3f}")
+    return "  ".join([*words, f"{entry['images_per_s']:,.0f} images/s", f"ETA {_clock(entry['eta_s'])}"])
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def to_json(facts: Any) -> str:
+    """JSON in which what is not finite is null."""
+    return json.dumps(_plain(facts), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def show(facts: dict[str, Any], as_json: bool) -> None:
+    """Facts on stdout, one a line, or as JSON."""
+    if as_json:
+        print(to_json(facts))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name.ljust(width)}  {_cell(value)}")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> None:
+    """Rows with the same names as columns on stdout."""
+    head = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [head, *([_cell(row.get(name)) for name in head] for row in rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    return str(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={_cell(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(_cell(v) for v in value)
+    return str(value)
