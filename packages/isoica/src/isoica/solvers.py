@@ -32,7 +32,11 @@ def numpy_pass(chunks: Chunks) -> Pass:
                 g, dg, G = contrasts[0].sums(Y, w)
             else:
                 parts = [c.sums(y, w) for c, y in zip(contrasts, Y, strict=True)]
-                g, dg, G = np.stack([p[0] for p in parts]), np.array([p[1] for p in parts]), np.array([p[2] for p in parts])
+                g, dg, G = (
+                    np.stack([p[0] for p in parts]),
+                    np.array([p[1] for p in parts]),
+                    np.array([p[2] for p in parts]),
+                )
             M += (g if w is None else g * w) @ Z.T
             rho += dg
             m += G

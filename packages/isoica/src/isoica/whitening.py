@@ -59,9 +59,7 @@ def whitening_matrix(cov: Array, n: int, n_components: int | None) -> tuple[Arra
     return (vectors * np.where(first < 0, -1.0, 1.0) / np.sqrt(values[:k])).T, rank
 
 
-def white_chunks(
-    X: Array, mean: Array, K: Array, weights: Array | None, dtype: str, batch_size: int | None
-) -> Chunks:
+def white_chunks(X: Array, mean: Array, K: Array, weights: Array | None, dtype: str, batch_size: int | None) -> Chunks:
     """Passes over the white data. Without ``batch_size`` it is stored (k, n); with it, each pass whitens anew."""
     k = len(K)
     w = None if weights is None else weights.astype(dtype)
@@ -81,8 +79,9 @@ def white_chunks(
     def streamed() -> Iterator[tuple[Array, Array | None]]:
         for start in range(0, len(X), batch_size):
             part = np.asarray(X[start : start + batch_size], dtype=np.float64)
-            yield np.ascontiguousarray((K @ (part - mean).T).astype(dtype)), (
-                None if w is None else w[start : start + batch_size]
+            yield (
+                np.ascontiguousarray((K @ (part - mean).T).astype(dtype)),
+                (None if w is None else w[start : start + batch_size]),
             )
 
     return streamed
