@@ -6,7 +6,7 @@ Own derivations; see ``theory`` for the same quantities of given laws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,7 +143,9 @@ def _influence_variance(m: Margins, first: Array, second: Array, algorithm: str)
     return np.maximum(var, 0.0)
 
 
-def _pieces(chunks, W, contrasts):  # type: ignore[no-untyped-def]
+def _pieces(
+    chunks: Chunks, W: Array, contrasts: Sequence[Contrast]
+) -> Iterator[tuple[Array, Array | None, Array, Array]]:
     for Z, w in chunks():
         Y = W @ Z.astype(np.float64)
         yield Y, None if w is None else w.astype(np.float64), _rows(contrasts, "g", Y), _rows(contrasts, "dg", Y)

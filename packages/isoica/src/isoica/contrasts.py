@@ -1,4 +1,4 @@
-"""Contrast functions G with g = G': the built-in ones, the user's own, and the spline that minimises worst-case bias."""
+"""Contrast functions G with g = G': built-in, the user's own, and the spline of least worst-case bias."""
 
 from __future__ import annotations
 

@@ -89,8 +89,8 @@ def measure_preserving_flow(S: ArrayLike, eta: float, law: LawLike = "uniform", 
     """Move sources along a divergence-free field: their joint law stays what it was, yet every source changes.
 
     Columns are taken in pairs (a last odd one stays). In the ranks ``u = F(s)`` of a pair the stream function is
-    ``[u₁(1-u₁) u₂(1-u₂)]²``, whose field vanishes on the boundary of the square; Runge-Kutta of order 4 in ``steps`` steps.
-    The flow time is such that the displacement of a row, ``√mean|s' - s|²``, is ``eta``; a negative ``eta`` flows back.
+    ``[u₁(1-u₁) u₂(1-u₂)]²``, whose field vanishes at the edge of the square; Runge-Kutta of order 4, ``steps`` steps.
+    The flow time makes the root mean square displacement of a row ``eta``; a negative ``eta`` flows back.
 
     Raises IsoICAError where the displacement cannot be reached or a source leaves the support of the law.
     """

@@ -1,7 +1,7 @@
-"""The smallest nonlinear perturbation that recovered sources prove: a linearised Wasserstein distance from independence.
+"""The smallest perturbation that recovered sources prove: a linearised Wasserstein distance from independence.
 
-A perturbation ηr of independent sources moves ``E ψ`` by ``η E[∇ψ·r]``, so ``η‖r‖ >= |E_data ψ - E_product ψ|/‖∇ψ‖`` for
-every test function ψ. Products of orthonormal polynomials of each source, rotated so that their Dirichlet form is
+A perturbation ηr of independent sources moves ``E ψ`` by ``η E[∇ψ·r]``, so ``η‖r‖ >= |E_data ψ - E_product ψ|/‖∇ψ‖``
+for every test function ψ. Products of orthonormal polynomials of each source, rotated so that their Dirichlet form is
 diagonal, make the supremum over ψ a sum of squares. Own derivation.
 """
 
@@ -97,7 +97,7 @@ def eta_lower_bound(
             influence += 2 * np.sum((both @ (weight * m)) * phi[l], axis=1)
     total_raw, total_bias = float(raw.sum()) + third_raw, float(bias.sum()) + third_bias
 
-    rng = check_random_state(random_state)  # type: ignore[arg-type]
+    rng = check_random_state(random_state)
     null = np.array([_statistic(_permuted(phi, rng), rates, order) for _ in range(n_permutations)])
     p_value = (1 + int(np.sum(null >= total_raw))) / (1 + n_permutations)
     # T² - bias has two errors: the null part, whose quantile permutations give, and the part linear in the deviation.
@@ -110,7 +110,7 @@ def eta_lower_bound(
 
 
 def dirichlet_basis(x: Array, degree: int, winsorize: float) -> tuple[Array, Array]:
-    """Polynomials (n, m) of ``x``, orthonormal and orthogonal to 1 on the sample, with ``E φ_a' φ_b' = λ_a δ_ab``; λ (m,).
+    """Polynomials (n, m) of ``x``, orthonormal and centred on the sample, with ``E φ_a' φ_b' = λ_a δ_ab``; λ (m,).
 
     m = degree, or fewer where ``x`` takes at most ``degree`` distinct values. ``x`` is standardised after clipping.
     """

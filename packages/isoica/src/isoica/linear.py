@@ -7,7 +7,6 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     saddle_check : bool
         After convergence turn every pair of components by 45° and go on from there if the objective is better.
     bias_weight : float in [0, 1]
-        For ``"minimax"``: 0 minimises the variance, 1 the worst-case bias; ``contrasts.bias_weight_for(n, eta)`` between.
+        For ``"minimax"``: 0 minimises the variance, 1 the worst-case bias; see ``contrasts.bias_weight_for(n, eta)``.
     backend : {"auto", "numpy", "jax"}
     dtype : {"float64", "float32"}
         Of the stored white data; sums are always float64.
@@ -76,7 +75,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     mixing_ : (p, k) pseudo-inverse of ``components_``; the largest entry of each column is positive.
     whitening_ : (k, p), rotation_ : (k, k) : ``components_ = rotation_ @ whitening_``.
     alpha_, alpha_se_ : (k,) non-Gaussianity margins ``E[S g(S)] - E g'(S)`` and their standard errors.
-    kappa_, stderr_ : (k, k) entry ij: how much source j leaks into estimate i, per unit of perturbation and by sampling.
+    kappa_, stderr_ : (k, k) entry ij: leakage of source j into estimate i, per unit of perturbation and by sampling.
     stability_ : (k,) agreement of the restarts in [-1, 1]; NaN for a single run.
     unidentified_subspace_ : (p, p) projector on the mixing directions that are not told from Gaussian; 0 below two.
     n_iter_, converged_, gradient_norm_, objective_, n_features_in_, contrasts_, extraction_order_
@@ -164,7 +163,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self._store(solution, contrasts, found, K, mean)
         self.n_samples_, self.n_effective_ = n, n_effective
         stride = -(-len(X) // _KEPT)
-        self._sources = self.transform(np.asarray(X[::stride]))
+        self._sources: Array | None = self.transform(np.asarray(X[::stride]))
         self._warn(solution, found)
         return self
 

@@ -76,8 +76,8 @@ class IdentifiabilityReport:
             total = self.total_error(self.eta)
             off = ~np.eye(len(total), dtype=bool)
             lines.append(
-                f"at eta = {self.eta:.4g}: largest leakage {total[off].max():.4f} in all, {self.stderr[off].max():.4f} of it "
-                f"sampling; more than {self.n_star[off].max():.3g} samples help no component"
+                f"at eta = {self.eta:.4g}: largest leakage {total[off].max():.4f} in all, {self.stderr[off].max():.4f} "
+                f"by sampling; more than {self.n_star[off].max():.3g} samples help no component"
             )
         return "\n".join([*lines, *[f"warning: {w}" for w in self.warnings]])
 

@@ -324,16 +324,17 @@ def saddle_test(chunks: Chunks, contrasts: Sequence[Contrast]) -> Callable[[Arra
                 for j in range(i + 1, k):
                     values[i, j, :, 1] += by_i[j - i - 1] if one else contrasts[j].sums(turned[j - i - 1], w)[2]
         values, own = values / total, own / total
-        i, j = np.triu_indices(k, 1)
-        now = s[i] * own[i] + s[j] * own[j]
-        plain = s[i] * values[i, j, 0, 0] + s[j] * values[i, j, 1, 1]
-        swapped = s[i] * values[i, j, 1, 0] + s[j] * values[i, j, 0, 1]
+        first, second = np.triu_indices(k, 1)
+        now = s[first] * own[first] + s[second] * own[second]
+        plain = s[first] * values[first, second, 0, 0] + s[second] * values[first, second, 1, 1]
+        swapped = s[first] * values[first, second, 1, 0] + s[second] * values[first, second, 0, 1]
         gain = np.maximum(plain, swapped) - now
-        W, used, changed = W.copy(), set(), False
+        W, changed = W.copy(), False
+        used: set[int] = set()
         for at in np.argsort(-gain):
             if gain[at] <= 1e-4 * abs(f) / k:
                 break
-            a, b = int(i[at]), int(j[at])
+            a, b = int(first[at]), int(second[at])
             if {a, b} & used:
                 continue
             used |= {a, b}

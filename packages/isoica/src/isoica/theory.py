@@ -39,13 +39,13 @@ def margins(law: LawLike, contrast: ContrastLike) -> Margins:
 
     Parameters
     ----------
-    law : a name (see ``laws.NAMES``), a frozen scipy.stats distribution (by quadrature), or a sample (n,). Standardised.
+    law : a name (see ``laws.NAMES``), a frozen scipy.stats distribution (quadrature), or a sample (n,). Standardised.
     contrast : a name, ``"minimax"`` (learnt from the law), or a Contrast.
 
     Returns
     -------
     Margins
-        mu, rho, alpha, gamma, var_dg, kappa (one-unit), stat_sd. Where a moment diverges, kappa and stat_sd are infinite.
+        mu, rho, alpha, gamma, var_dg, kappa (one-unit), stat_sd. Infinite where a moment diverges.
     """
     x, w = nodes_of(law)
     c = _learnt(contrast, x, w)
@@ -58,7 +58,7 @@ def margins(law: LawLike, contrast: ContrastLike) -> Margins:
         with np.errstate(divide="ignore", invalid="ignore"):
             diverges = np.abs(terms[:, outer]) @ w[outer] > 1e-6 * np.abs(terms) @ w
         moments = np.where(diverges & (len(x) > 200), np.inf, moments)
-    m = margins_from(*[np.float64(v) for v in moments])
+    m = margins_from(*[np.asarray(v) for v in moments])
     return Margins(*[float(v) for v in (m.mu, m.rho, m.alpha, m.gamma, m.var_dg, m.kappa, m.stat_sd)])  # type: ignore[arg-type]
 
 
@@ -107,13 +107,17 @@ class FirstOrder:
 
 
 def first_order(
-    S: ArrayLike, k: ArrayLike, contrast: ContrastLike, algorithm: str = "symmetric", order: Sequence[int] | None = None
+    S: ArrayLike,
+    k: ArrayLike,
+    contrast: ContrastLike,
+    algorithm: str = "symmetric",
+    order: Sequence[int] | None = None,
 ) -> FirstOrder:
     """What the perturbation ``k = A⁻¹h`` does to ICA, to first order, in source coordinates.
 
     With ``u`` the perturbation of the whitened sources and ``c_ij = E[g(S_i)u_j] + E[g'(S_i)S_j u_i]``: one-unit
-    ``V_ij = c_ij/α_i``; symmetric ``Ω_ij = (s_i c_ij - s_j c_ji)/(τ_i+τ_j)``; ``1-corr = (η²/2) E(u_i + Ω_i·S)²``. The part
-    of k that is linear in S is taken out first: its effect is exactly ``-K`` and costs no correlation.
+    ``V_ij = c_ij/α_i``; symmetric ``Ω_ij = (s_i c_ij - s_j c_ji)/(τ_i+τ_j)``; ``1-corr = (η²/2) E(u_i + Ω_i·S)²``.
+    The part of k that is linear in S is taken out first: its effect is exactly ``-K`` and costs no correlation.
 
     Parameters
     ----------
@@ -127,12 +131,12 @@ def first_order(
     if k.shape != S.shape:
         raise IsoICAError(f"k must have the shape of S, {S.shape}, got {k.shape}")
     n, d = S.shape
-    k = k - k.mean(axis=0)
+    k = np.asarray(k - k.mean(axis=0))
     K = np.linalg.solve(S.T @ S, S.T @ k).T
     u = k - S @ K.T
     contrasts = [_learnt(c, x, np.full(n, 1 / n)) for c, x in zip(_per_source(contrast, d), S.T, strict=True)]
-    g = np.stack([c.g(x) for c, x in zip(contrasts, S.T, strict=True)], axis=1)
-    dg = np.stack([c.dg(x) for c, x in zip(contrasts, S.T, strict=True)], axis=1)
+    g = np.stack([np.asarray(c.g(x)) for c, x in zip(contrasts, S.T, strict=True)], axis=1)
+    dg = np.stack([np.asarray(c.dg(x)) for c, x in zip(contrasts, S.T, strict=True)], axis=1)
     alpha = np.mean(S * g - dg, axis=0)
     c = (g.T @ u + (dg * u).T @ S) / n
     if algorithm == "symmetric":
@@ -152,7 +156,7 @@ def worst_case_perturbation(
 ) -> Array:
     """The canonical k (n, d) with ``‖k‖ = 1`` that leaks source j into estimate i the most: ``|B_ij|/η = κ_ij``.
 
-    Symmetric: ``k_j ∝ s_i(g(S_i)-μ_iS_i) - s_j(g'(S_j)-ρ_j)S_i`` and ``k_i ∝ s_i(g'(S_i)-ρ_i)S_j - s_j(g(S_j)-μ_jS_j)``;
+    Symmetric: ``k_j ∝ s_i(g(S_i)-μ_iS_i) - s_j(g'(S_j)-ρ_j)S_i``, ``k_i ∝ s_i(g'(S_i)-ρ_i)S_j - s_j(g(S_j)-μ_jS_j)``;
     one-unit: the terms with s_i alone. ``S`` (n, d) are standardised sources.
     """
     _check_algorithm(algorithm)
@@ -193,7 +197,7 @@ class Certificate:
 def certificate(S: ArrayLike, contrast: ContrastLike, norm_k: float, eta: float) -> list[Certificate]:
     """Finite, non-asymptotic guarantee for one-unit ICA of ``Y = S + ηk``, canonical k with ``‖k‖ <= norm_k``.
 
-    With ``δ = (4/√3) L1 η‖k‖`` and ``ρ = 2δ/|α_i| <= 1/2``, if ``‖DF_0(v) + α_i I‖ <= |α_i|/2`` on the ball ``|v| <= ρ``, then
+    With ``δ = (4/√3) L1 η‖k‖`` and ``ρ = 2δ/|α_i| <= 1/2``, if ``‖DF_0(v) + α_i I‖ <= |α_i|/2`` for ``|v| <= ρ``, then
     ``corr >= 1 - (1.04ρ + η‖k‖)²/2``. A guarantee with room, not an estimate; needs a contrast with bounded g'.
 
     Parameters
