@@ -100,7 +100,7 @@ def _check_algorithm(algorithm: str) -> None:
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """Derivatives at η = 0. ``unmixing`` (d, d): ``B = I + η·unmixing``; ``corr_loss`` (d,): ``1-corr = η²·corr_loss``."""
+    """Derivatives at η = 0. ``B = I + η·unmixing`` (d, d); ``1-corr = η²·corr_loss`` (d,)."""
 
     unmixing: Array
     corr_loss: Array
@@ -143,7 +143,8 @@ def first_order(
         s, tau = np.where(alpha < 0, -1.0, 1.0), np.abs(alpha)
         turn = (s[:, None] * c - s * c.T) / (tau[:, None] + tau)
     else:
-        turn = c / alpha[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):  # α = 0: not identified
+            turn = c / alpha[:, None]
         if order is not None:
             position = np.asarray(order)
             turn = np.where(position[:, None] < position, turn, -turn.T)
