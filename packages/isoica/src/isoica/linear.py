@@ -299,7 +299,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         contrasts = [LOGCOSH] * k if minimax else resolve(self.contrast, k)
         runs: list[Solution] = []
         for _ in range(self.n_restarts):
-            runs.append(self._run(chunks, pass_, polar_factor(rng.normal(size=(k, k))), contrasts))
+            runs.append(self._run(chunks, pass_, rng.normal(size=(k, k)), contrasts))
             if runs[-1].interrupted:
                 break
         # E G of a Gaussian, so that runs with different signs can be compared.
@@ -322,6 +322,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         options: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter, "on_iter": self._log}
         if self.solver == "fastica":
             return fixed_point(pass_, W, contrasts, algorithm=self.algorithm, **options)
+        W = polar_factor(W)
         if self.algorithm == "deflation":
             return deflation(pass_, W, contrasts, **options)
         saddle = saddle_test(chunks, contrasts) if self.saddle_check else None

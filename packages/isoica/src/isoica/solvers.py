@@ -252,55 +252,43 @@ def fixed_point(
     max_iter: int,
     on_iter: Callable[[int, float, float], None] | None = None,
 ) -> Solution:
-    """FastICA's fixed point (Hyvärinen 1999), stopped on the gradient of the same objective."""
-    k, W = len(W), W.copy()
+    """FastICA's fixed point ``w <- E[Z g(w·Z)] - E[g'] w`` (Hyvärinen 1999), stopped on the gradient."""
+    k = len(W)
+    together = algorithm == "symmetric"
+    W = polar_factor(W) if together else W / np.linalg.norm(W, axis=1, keepdims=True)
     signs, objective, worst, longest, done, interrupted = np.ones(k), 0.0, 0.0, 0, True, False
-    for block in [list(range(k))] if algorithm == "symmetric" else [[i] for i in range(k)]:
-        converged = False
+    for rows in [slice(0, k)] if together else [slice(i, i + 1) for i in range(k)]:
+        before, n_iter, converged = W[: rows.start], 0, False
         try:
-            for n_iter in range(max_iter + 1):
-                M, rho, m = pass_(W[block], [contrasts[i] for i in block])
-                T = M @ W.T
-                s = _signs(T[np.arange(len(block)), block] - rho)
-                if len(block) == k:
-                    grad = s[:, None] * T - (s[:, None] * T).T
-                else:
-                    # Rows after the block are not yet chosen: all of their span is free.
-                    before = W[: block[0]]
-                    grad = M - (M @ W[block[0]])[:, None] * W[block] - (M @ before.T) @ before
-                gradient = _largest(grad)
+            while True:
+                w = W[rows]
+                M, rho, m = pass_(w, contrasts[rows])
+                T = M @ w.T
+                s = _signs(np.diag(T) - rho)
+                signed = s[:, None] * T
+                grad = signed - signed.T if together else M - T @ w - M @ before.T @ before
                 if on_iter is not None:
-                    on_iter(n_iter, -float(s @ m), gradient)
-                if gradient <= tol:
-                    converged = True
+                    on_iter(n_iter, -float(s @ m), _largest(grad))
+                converged = _largest(grad) <= tol
+                if converged or n_iter == max_iter:
                     break
-                if n_iter == max_iter:
-                    break
-                new = M - rho[:, None] * W[block]
-                if len(block) == k:
-                    W = polar_factor(new)
-                else:
-                    w = new[0] - (new[0] @ W[: block[0]].T) @ W[: block[0]]
-                    W[block[0]] = w / np.linalg.norm(w)
-                    W = _complete(W, block[0] + 1)
+                n_iter += 1
+                new = M - rho[:, None] * w
+                new -= new @ before.T @ before
+                W[rows] = polar_factor(new)
         except KeyboardInterrupt:
             interrupted = True
-        signs[block], objective = s, objective - float(s @ m)
-        worst, longest, done = max(worst, gradient), max(longest, n_iter), done and converged
+        signs[rows], objective = s, objective - float(s @ m)
+        worst, longest, done = max(worst, _largest(grad)), max(longest, n_iter), done and converged
         if interrupted:
             break
-    return Solution(W, objective, signs, worst, longest, done and not interrupted, interrupted)
+    return Solution(_gram_schmidt(W), objective, signs, worst, longest, done and not interrupted, interrupted)
 
 
-def _complete(W: Array, fixed: int) -> Array:
-    """W with its first ``fixed`` rows kept and the others made orthonormal to them."""
-    if fixed == len(W):
-        return W
-    rest = W[fixed:] - (W[fixed:] @ W[:fixed].T) @ W[:fixed]
-    u, singular, vt = linalg.svd(rest, full_matrices=False)
-    if singular[-1] > 1e-3:
-        return np.vstack([W[:fixed], u @ vt])
-    return np.vstack([W[:fixed], linalg.null_space(W[:fixed])[:, : len(W) - fixed].T])
+def _gram_schmidt(W: Array) -> Array:
+    """Rows made orthonormal from the first on; what is orthonormal already stays."""
+    q, r = linalg.qr(W.T)
+    return np.asarray((q * np.where(np.diag(r) < 0, -1.0, 1.0)).T)
 
 
 def saddle_test(chunks: Chunks, contrasts: Sequence[Contrast]) -> Callable[[Array, Array, float], Array | None]:

@@ -224,37 +224,39 @@ def certificate(S: ArrayLike, contrast: ContrastLike, norm_k: float, eta: float)
 
 
 def _contracts(S: Array, c: Contrast, i: int, alpha: float, radius: float, points: int = 256) -> bool:
-    """``‖DF_0(v) + αI‖ <= |α|/2`` at Sobol points of the ball, its centre and its sphere.
-
-    ``F_0(v) = E[g(y) q]``, ``y = √(1-|v|²) S_i + v·S_⊥``, ``q = S_⊥ - v S_i/√(1-|v|²) = dy/dv``.
-    """
+    """``‖DF_0(v) + αI‖ <= |α|/2`` at Sobol points of the ball, its centre and its sphere."""
     d = S.shape[1]
     if d == 1:
         return True
     x, rest = S[:, i], np.delete(S, i, axis=1)
     for v in ball_points(d - 1, radius, points):
-        root = np.sqrt(1 - v @ v)
-        y = root * x + rest @ v
-        q = rest - np.outer(x, v / root)
-        D = (q * c.dg(y)[:, None]).T @ q / len(x) - np.mean(c.g(y) * x) * (
-            np.eye(d - 1) / root + np.outer(v, v) / root**3
-        )
-        if np.linalg.norm(D + alpha * np.eye(d - 1), 2) > abs(alpha) / 2:
+        if np.linalg.norm(tangent_derivative(x, rest, c, v) + alpha * np.eye(d - 1), 2) > abs(alpha) / 2:
             return False
     return True
 
 
+def tangent_derivative(x: Array, rest: Array, c: Contrast, v: Array) -> Array:
+    """Derivative (d-1, d-1) at ``v`` of ``F_0(v) = E[g(y) q]``, where ``w = √(1-|v|²) e_i + v``.
+
+    ``y = w·S = √(1-|v|²) S_i + v·S_⊥``, ``q = S_⊥ - v S_i/√(1-|v|²) = dy/dv``; ``x`` (n,) is S_i, ``rest`` (n, d-1) S_⊥.
+    """
+    root = np.sqrt(1 - v @ v)
+    y = root * x + rest @ v
+    q = rest - np.outer(x, v / root)
+    curved = np.eye(len(v)) / root + np.outer(v, v) / root**3
+    return np.asarray((q * c.dg(y)[:, None]).T @ q / len(x) - np.mean(c.g(y) * x) * curved)
+
+
 def ball_points(d: int, radius: float, points: int) -> Array:
-    """Sobol points (points, d) in the ball of the given radius: every fourth on the sphere, the first at the centre."""
+    """Sobol points (points, d) in the ball of the given radius: the first at the centre, every fourth on the sphere."""
     from scipy.special import ndtri
 
-    cube = qmc.Sobol(d + 1, scramble=False).random(points + 1)[1:]
+    cube = qmc.Sobol(d + 1, scramble=False).random(points)
     normal = ndtri(np.clip(cube[:, :d], 1e-12, 1 - 1e-12))
     norms = np.linalg.norm(normal, axis=1)
     direction = normal / np.where(norms > 0, norms, 1.0)[:, None]
     length = cube[:, d] ** (1 / d)
     length[3::4] = 1.0
-    length[0] = 0.0
     return np.asarray(radius * length[:, None] * direction)
 
 
