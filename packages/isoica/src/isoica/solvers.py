@@ -1,0 +1,357 @@
+"""Linear ICA on the orthogonal group: one fused pass over the data per iteration, L-BFGS on the model Hessian.
+
+With white data Z (k, n), rows ``W`` in O(k) and ``y = WZ`` the objective is ``f(W) = -sum_i s_i E G_i(y_i)``, where
+``s_i`` is the sign of ``α_i = E[y_i g_i(y_i)] - E g_i'(y_i)``. Steps are relative, ``W <- expm(E) W``, E antisymmetric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+from scipy.optimize import linear_sum_assignment
+
+from .contrasts import Array, Contrast
+from .whitening import Chunks
+
+Pass = Callable[[Array, Sequence[Contrast]], tuple[Array, Array, Array]]
+"""``(rows of W (r, k), their contrasts) -> M = E[g(y) Z'] (r, k), ρ = E g'(y) (r,), m = E G(y) (r,)``, all float64."""
+
+
+def numpy_pass(chunks: Chunks) -> Pass:
+    """The fused pass in numpy: every block of data is read once; sums are kept in float64."""
+
+    def run(rows: Array, contrasts: Sequence[Contrast]) -> tuple[Array, Array, Array]:
+        M, rho, m, total = np.zeros(rows.shape), np.zeros(len(rows)), np.zeros(len(rows)), 0.0
+        one = all(c is contrasts[0] for c in contrasts)
+        for Z, w in chunks():
+            Y = rows.astype(Z.dtype) @ Z
+            if one:
+                g, dg, G = contrasts[0].sums(Y, w)
+            else:
+                parts = [c.sums(y, w) for c, y in zip(contrasts, Y, strict=True)]
+                g, dg, G = (
+                    np.stack([p[0] for p in parts]),
+                    np.array([p[1] for p in parts]),
+                    np.array([p[2] for p in parts]),
+                )
+            M += (g if w is None else g * w) @ Z.T
+            rho += dg
+            m += G
+            total += Z.shape[1] if w is None else float(w.sum(dtype=np.float64))
+        return M / total, rho / total, m / total
+
+    return run
+
+
+@dataclass
+class Solution:
+    """Where a solver stopped: ``W`` (k, k) orthogonal, ``objective`` = -sum s_i E G(y_i), ``signs`` s (k,)."""
+
+    W: Array
+    objective: float
+    signs: Array
+    gradient: float
+    n_iter: int
+    converged: bool
+    interrupted: bool = False
+
+
+@dataclass
+class _Point:
+    W: Array
+    T: Array  # (r, k): E[g(y_i) y_j]
+    alpha: Array  # (r,)
+    m: Array  # (r,)
+
+
+class _Memory:
+    """L-BFGS pairs on free antisymmetric coordinates."""
+
+    def __init__(self, size: int = 10) -> None:
+        self.size = size
+        self.pairs: list[tuple[Array, Array]] = []
+
+    def clear(self) -> None:
+        self.pairs = []
+
+    def push(self, step: Array, change: Array) -> None:
+        if float(step @ change) > 1e-12 * float(np.linalg.norm(step) * np.linalg.norm(change)):
+            self.pairs = [*self.pairs, (step, change)][-self.size :]
+
+    def direction(self, grad: Array, hessian: Array) -> Array:
+        q, stack = grad.copy(), []
+        for s, y in reversed(self.pairs):
+            a = (s @ q) / (s @ y)
+            q -= a * y
+            stack.append(a)
+        q /= hessian
+        for (s, y), a in zip(self.pairs, reversed(stack), strict=True):
+            q += (a - (y @ q) / (s @ y)) * s
+        return -q
+
+
+def minimise(
+    pass_: Pass,
+    W: Array,
+    contrasts: Sequence[Contrast],
+    rows: Sequence[int],
+    *,
+    tol: float,
+    max_iter: int,
+    on_iter: Callable[[int, float, float], None] | None = None,
+) -> Solution:
+    """Minimise ``-sum_{i in rows} s_i E G_i(y_i)`` over rotations of W.
+
+    ``rows`` all: symmetric ICA. One row i: its one-unit problem, orthogonal to the rows before it (deflation); only the
+    pairs (i, j), j > i, are free. Converged when the largest gradient entry is at most ``tol``.
+    """
+    k, rows = len(W), list(rows)
+    upper = [(a, b) for a in rows for b in range(a + 1, k)]
+    first, second = np.array([p[0] for p in upper], dtype=int), np.array([p[1] for p in upper], dtype=int)
+    place = {r: i for i, r in enumerate(rows)}
+    ia = np.array([place[a] for a in first], dtype=int)
+    ib = np.array([place.get(b, -1) for b in second], dtype=int)  # -1: a row without a contrast of its own here
+    active = [contrasts[r] for r in rows]
+
+    def evaluate(W: Array) -> _Point:
+        M, rho, m = pass_(W[rows], active)
+        T = M @ W.T
+        return _Point(W, T, T[np.arange(len(rows)), rows] - rho, m)
+
+    def gradient(p: _Point, s: Array) -> Array:
+        return -(s[ia] * p.T[ia, second] - np.where(ib >= 0, s[ib] * p.T[ib, first], 0.0))
+
+    def hessian(p: _Point) -> Array:
+        tau = np.abs(p.alpha)
+        return np.maximum(tau[ia] + np.where(ib >= 0, tau[ib], 0.0), 1e-2)
+
+    def turn(W: Array, e: Array) -> Array:
+        E = np.zeros((k, k))
+        E[first, second] = e
+        return linalg.expm(E - E.T) @ W
+
+    memory, n_iter, converged = _Memory(), 0, not upper
+    p = evaluate(W)
+    s = _signs(p.alpha)
+    f, grad = -float(s @ p.m), gradient(p, s)
+    try:
+        while not converged:
+            if on_iter is not None:
+                on_iter(n_iter, f, float(np.max(np.abs(grad))))
+            if np.max(np.abs(grad)) <= tol:
+                converged = True
+                break
+            if n_iter >= max_iter:
+                break
+            n_iter += 1
+            h = hessian(p)
+            step = memory.direction(grad, h)
+            if step @ grad >= 0:
+                memory.clear()
+                step = -grad / h
+            slope, t = float(step @ grad), 1.0
+            while t >= 2.0**-10:
+                trial = evaluate(turn(p.W, t * step))
+                if -float(s @ trial.m) <= f + 1e-4 * t * slope + 1e-13 * abs(f):
+                    break
+                t /= 2
+            else:
+                memory.clear()
+                t, step = 0.5, -grad / h
+                trial = evaluate(turn(p.W, t * step))
+            if n_iter % 20 == 0:
+                trial.W = polar_factor(trial.W)
+            new = _signs(trial.alpha)
+            new_grad = gradient(trial, new)
+            if np.any(new != s):
+                memory.clear()
+            else:
+                memory.push(t * step, new_grad - grad)
+            p, s, grad = trial, new, new_grad
+            f = -float(s @ p.m)
+    except KeyboardInterrupt:
+        return Solution(polar_factor(p.W), f, s, _largest(grad), n_iter, False, True)
+    return Solution(polar_factor(p.W), f, s, _largest(grad), n_iter, converged)
+
+
+def _signs(alpha: Array) -> Array:
+    return np.where(alpha < 0, -1.0, 1.0)
+
+
+def _largest(grad: Array) -> float:
+    return float(np.max(np.abs(grad), initial=0.0))
+
+
+def polar_factor(W: Array) -> Array:
+    """The orthogonal matrix nearest to ``W``."""
+    u, _, vt = linalg.svd(W)
+    return u @ vt
+
+
+def symmetric(
+    pass_: Pass,
+    W: Array,
+    contrasts: Sequence[Contrast],
+    *,
+    tol: float,
+    max_iter: int,
+    saddle: Callable[[Array, Array, float], Array | None] | None = None,
+    on_iter: Callable[[int, float, float], None] | None = None,
+) -> Solution:
+    """All rows at once; after convergence ``saddle(W, signs, objective)`` may propose a better W to go on from."""
+    k = len(W)
+    best = minimise(pass_, W, contrasts, range(k), tol=tol, max_iter=max_iter, on_iter=on_iter)
+    for _ in range(k if saddle is not None else 0):
+        better = None if not best.converged or saddle is None else saddle(best.W, best.signs, best.objective)
+        if better is None:
+            break
+        spent = best.n_iter
+        best = minimise(pass_, better, contrasts, range(k), tol=tol, max_iter=max_iter - spent, on_iter=on_iter)
+        best.n_iter += spent
+    return best
+
+
+def deflation(
+    pass_: Pass,
+    W: Array,
+    contrasts: Sequence[Contrast],
+    *,
+    tol: float,
+    max_iter: int,
+    on_iter: Callable[[int, float, float], None] | None = None,
+) -> Solution:
+    """One row after the other, each orthogonal to those before it."""
+    k = len(W)
+    parts = []
+    for i in range(k):
+        parts.append(minimise(pass_, W, contrasts, [i], tol=tol, max_iter=max_iter, on_iter=on_iter))
+        W = parts[-1].W
+        if parts[-1].interrupted:
+            break
+    return Solution(
+        W,
+        sum(p.objective for p in parts),
+        np.concatenate([*[p.signs for p in parts], np.ones(k - len(parts))]),
+        max(p.gradient for p in parts),
+        max(p.n_iter for p in parts),
+        all(p.converged for p in parts) and len(parts) == k,
+        parts[-1].interrupted,
+    )
+
+
+def fixed_point(
+    pass_: Pass,
+    W: Array,
+    contrasts: Sequence[Contrast],
+    *,
+    algorithm: str,
+    tol: float,
+    max_iter: int,
+    on_iter: Callable[[int, float, float], None] | None = None,
+) -> Solution:
+    """FastICA's fixed point ``w <- E[Z g(w·Z)] - E[g'] w`` (Hyvärinen 1999), stopped on the gradient."""
+    k = len(W)
+    together = algorithm == "symmetric"
+    W = polar_factor(W) if together else W / np.linalg.norm(W, axis=1, keepdims=True)
+    signs, objective, worst, longest, done, interrupted = np.ones(k), 0.0, 0.0, 0, True, False
+    for rows in [slice(0, k)] if together else [slice(i, i + 1) for i in range(k)]:
+        before, n_iter, converged = W[: rows.start], 0, False
+        try:
+            while True:
+                w = W[rows]
+                M, rho, m = pass_(w, contrasts[rows])
+                T = M @ w.T
+                s = _signs(np.diag(T) - rho)
+                signed = s[:, None] * T
+                grad = signed - signed.T if together else M - T @ w - M @ before.T @ before
+                if on_iter is not None:
+                    on_iter(n_iter, -float(s @ m), _largest(grad))
+                converged = _largest(grad) <= tol
+                if converged or n_iter == max_iter:
+                    break
+                n_iter += 1
+                new = M - rho[:, None] * w
+                new -= new @ before.T @ before
+                W[rows] = polar_factor(new)
+        except KeyboardInterrupt:
+            interrupted = True
+        signs[rows], objective = s, objective - float(s @ m)
+        worst, longest, done = max(worst, _largest(grad)), max(longest, n_iter), done and converged
+        if interrupted:
+            break
+    return Solution(_gram_schmidt(W), objective, signs, worst, longest, done and not interrupted, interrupted)
+
+
+def _gram_schmidt(W: Array) -> Array:
+    """Rows made orthonormal from the first on; what is orthonormal already stays."""
+    q, r = linalg.qr(W.T)
+    return np.asarray((q * np.where(np.diag(r) < 0, -1.0, 1.0)).T)
+
+
+def saddle_test(chunks: Chunks, contrasts: Sequence[Contrast]) -> Callable[[Array, Array, float], Array | None]:
+    """For every pair of rows: would turning it by 45° lower the objective by more than 1e-4 |f|/k? Then turn it."""
+
+    def better(W: Array, s: Array, f: float) -> Array | None:
+        k = len(W)
+        if k < 2:
+            return None
+        # (k, k, 2, 2): E G_c of (y_i + y_j)/√2 and of (y_i - y_j)/√2, under the contrast of i and under that of j.
+        one = all(c is contrasts[0] for c in contrasts)
+        values, own, total = np.zeros((k, k, 2, 2)), np.zeros(k), 0.0
+        for Z, w in chunks():
+            Y = W.astype(Z.dtype) @ Z
+            total += Z.shape[1] if w is None else float(w.sum(dtype=np.float64))
+            own += [contrasts[i].sums(Y[i : i + 1], w)[2][0] for i in range(k)]
+            for i in range(k - 1):
+                turned = np.stack([Y[i] + Y[i + 1 :], Y[i] - Y[i + 1 :]], axis=1) * Y.dtype.type(np.sqrt(0.5))
+                by_i = contrasts[i].sums(turned, w)[2]
+                values[i, i + 1 :, :, 0] += by_i
+                for j in range(i + 1, k):
+                    values[i, j, :, 1] += by_i[j - i - 1] if one else contrasts[j].sums(turned[j - i - 1], w)[2]
+        values, own = values / total, own / total
+        first, second = np.triu_indices(k, 1)
+        now = s[first] * own[first] + s[second] * own[second]
+        plain = s[first] * values[first, second, 0, 0] + s[second] * values[first, second, 1, 1]
+        swapped = s[first] * values[first, second, 1, 0] + s[second] * values[first, second, 0, 1]
+        gain = np.maximum(plain, swapped) - now
+        W, changed = W.copy(), False
+        used: set[int] = set()
+        for at in np.argsort(-gain):
+            if gain[at] <= 1e-4 * abs(f) / k:
+                break
+            a, b = int(first[at]), int(second[at])
+            if {a, b} & used:
+                continue
+            used |= {a, b}
+            total_, difference = (W[a] + W[b]) * np.sqrt(0.5), (W[a] - W[b]) * np.sqrt(0.5)
+            W[a], W[b] = (total_, difference) if plain[at] >= swapped[at] else (difference, total_)
+            changed = True
+        return W if changed else None
+
+    return better
+
+
+def stability(runs: Sequence[Array], best: int) -> Array:
+    """Per component of run ``best``: mean |correlation| inside its cluster minus that to the other clusters.
+
+    ``runs``: orthogonal (k, k) each; rows are matched to those of the best run by optimal assignment. NaN for one run.
+    """
+    k = len(runs[best])
+    if len(runs) == 1:
+        return np.full(k, np.nan)
+    matched = []
+    for W in runs:
+        match = np.abs(W @ runs[best].T)
+        row, column = linear_sum_assignment(-match)
+        ordered = np.empty_like(W)
+        ordered[column] = W[row]
+        matched.append(ordered)
+    members = np.stack(matched, axis=1)  # (k, runs, k)
+    similar = np.abs(np.einsum("iak,jbk->ijab", members, members))
+    off = ~np.eye(len(runs), dtype=bool)
+    inside = np.array([similar[i, i][off].mean() for i in range(k)])
+    outside = np.array([similar[i, np.arange(k) != i].mean() if k > 1 else 0.0 for i in range(k)])
+    return inside - outside
