@@ -144,7 +144,7 @@ class StudentConfig(Config):
         few_steps: 1 | 2 | 4: also train at so many levels, on own samples noised again (`FewStepGenerator`).
         sigma_law, ratio_sigma_law: noise levels of the generator's and of the second network's updates; None is the
             method's own: EDM's lognormal law, SiD's for its generator, sigma = 0.02 for `gan`.
-        omega: see `omega_weight`; `auto` is `sigma` for methods with a ratio, `sigma2` for scores.
+        omega: see `omega_weight`; `auto` becomes `sigma` for methods with a ratio, `sigma2` for scores.
         weight_norm: see `ratio_weight`; `auto` is `batch` where the weight is unbounded. logit_clip: inside the weight.
         normalize: `none` | `unit` (`unit_normalize`) | `dmd` (score only).
         ratio_loss: see `ratio_loss`. ratio_output: `decaying` | `plain`, see `log_ratio`. ratio_width: channels of the
@@ -202,8 +202,9 @@ class StudentConfig(Config):
         self._read_law("sigma_law", "ratio_sigma_law", optional=True)
         divergence_named(self.divergence, alpha=self.alpha)
         parse_strategy(self.init)
-        if self.omega != "auto":
-            omega_weight(self.omega, 1.0)  # type: ignore[arg-type]
+        if self.omega == "auto":
+            object.__setattr__(self, "omega", "sigma" if self.method in ("ratio", "gan") else "sigma2")
+        omega_weight(self.omega, 1.0)  # type: ignore[arg-type]
         self._check(
             _common(self)
             | {

@@ -86,7 +86,7 @@ class OneStepGenerator(BaseEstimator):
         steps: int = 2000,
         batch_size: int = 128,
         refit_steps: int = 3000,
-        random_state: Any = None,
+        random_state: Any = 0,
     ) -> None:
         self.method = method
         self.divergence = divergence

@@ -32,8 +32,6 @@ def resolve(cfg: StudentConfig) -> StudentConfig:
     if cfg.method == "gan":
         changes |= {"method": "ratio", "divergence": "ns", "alpha": None, "alpha_end": None}
         law = Fixed(0.02)
-    if cfg.omega == "auto":
-        changes["omega"] = "sigma" if cfg.method in ("ratio", "gan") else "sigma2"
     if cfg.sigma_law is None:
         changes["sigma_law"] = sid.SIGMA_LAW if cfg.method == "sid" else law
     if cfg.ratio_sigma_law is None:

@@ -16,14 +16,18 @@ from .errors import ConfigError
 from .shapes import Elementwise, Grid
 
 
-def check_sigma(sigma: Any) -> None:
-    """Raise ConfigError unless every noise level is positive and finite. Traced values pass: they have no value yet."""
+def check_sigma(sigma: Any, zero: bool = False) -> None:
+    """Raise ConfigError unless every noise level is positive, or zero where that may be, and finite.
+
+    Traced values pass: they have no value yet.
+    """
     if isinstance(sigma, jax.core.Tracer):
         return
     values = np.asarray(sigma, dtype=float)
-    wrong = values[~((values > 0) & np.isfinite(values))]
+    wrong = values[~((values >= 0 if zero else values > 0) & np.isfinite(values))]
     if wrong.size:
-        raise ConfigError(f"sigma has to be positive and finite; got {wrong.flat[0]}")
+        wanted = "zero or positive, and finite" if zero else "positive and finite"
+        raise ConfigError(f"sigma has to be {wanted}; got {wrong.flat[0]}")
 
 
 def karras_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Grid:

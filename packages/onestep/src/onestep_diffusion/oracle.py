@@ -75,6 +75,9 @@ class GaussianMixture:
 
     def _joint(self, x: Points, sigma: Levels) -> tuple[Array, Array]:
         """log P(k, x) and the variances; the distances are differences squared, as small sigma needs."""
+        check_sigma(sigma, zero=True)
+        if x.ndim != 2 or x.shape[1] != self.means.shape[1]:
+            raise DataError(f"points have to be (n, {self.means.shape[1]}); got {x.shape}")
         variance = self.scales**2 + jnp.reshape(jnp.asarray(sigma, float), (-1, 1)) ** 2
         square = ((x[:, None, :] - self.means) ** 2).sum(-1)
         log_normal = -0.5 * (square / variance + x.shape[1] * jnp.log(2 * math.pi * variance))
