@@ -141,3 +141,10 @@ def test_the_seed_decides():
 def test_illegal_samples_and_settings_are_refused(d, s, options, message):
     with pytest.raises(ValueError, match=message):
         osd.certify(d, s, **options)
+
+
+def test_a_bound_that_overflows_says_nothing():
+    rng = np.random.default_rng(0)
+    found = osd.certify(500 * rng.normal(1, 1, 300), 500 * rng.normal(-1, 1, 300))
+    assert (found.kl_lower, found.rkl_lower) == (-np.inf, -np.inf)
+    assert np.isfinite(found.js)

@@ -194,3 +194,12 @@ def test_mode_statistics_count_modes_quality_and_balance():
 def test_samples_that_do_not_fit_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.arange(12.0).reshape(6, 2))
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: osd.sliced_wasserstein(x, x, p=0), lambda x: osd.sliced_wasserstein(x, x, n_proj=0),
+    lambda x: osd.prdc(x, x, k=0), lambda x: osd.kid(x, x, subsets=0, subset_size=5),
+])  # fmt: skip
+def test_settings_out_of_range_are_refused(call):
+    with pytest.raises(ValueError, match=r"has to be|have to be"):
+        call(np.random.default_rng(0).normal(size=(20, 3)))

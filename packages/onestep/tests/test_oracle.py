@@ -159,3 +159,18 @@ def test_heun_takes_2n_minus_1_evaluations_at_the_grids_levels():
     with jax.disable_jit():
         osd.heun(denoise, jnp.ones((3, 2, 2, 1)), jnp.asarray([4.0, 2.0, 1.0]))
     np.testing.assert_array_equal(levels, np.repeat([[4.0], [2], [2], [1], [1]], 3, axis=1))
+
+
+def test_negative_levels_and_points_of_another_dimension_are_refused():
+    gm = osd.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.ones(1))
+    x = jnp.zeros((3, 2))
+    for call in (gm.log_prob, gm.score, gm.denoise):
+        with pytest.raises(ValueError, match="sigma has to be zero or positive"):
+            call(x, -1.0)
+        with pytest.raises(ValueError, match=r"points have to be \(n, 2\)"):
+            call(jnp.zeros((3, 5)), 1.0)
+    for call in (osd.edm_precond, osd.edm_loss_weight):
+        with pytest.raises(ValueError, match="sigma has to be zero or positive"):
+            call(-1.0)
+        with pytest.raises(ValueError, match="sigma_data has to be positive"):
+            call(1.0, sigma_data=0)

@@ -71,10 +71,12 @@ def certify(
         of_data = np.stack([-np.logaddexp(0, -d) / 2, d, -np.exp(-d)], 1)
         of_student = np.stack([-np.logaddexp(0, s) / 2, -np.exp(s), -s], 1)
     constants = np.array([math.log(2), 1.0, 1.0])
-    estimate, error = _estimate(of_data, of_student)
-    # Studentised: bounds = estimate - quantile of (replicate - estimate) / its own error.
-    t = _studentised_replicates(of_data, of_student, estimate, n_boot, np.random.default_rng(seed))
-    lower = constants + estimate - np.quantile(t, level, axis=0) * error
+    with np.errstate(over="ignore", invalid="ignore"):  # of means of e^l that are no numbers any more
+        estimate, error = _estimate(of_data, of_student)
+        # Studentised: bounds = estimate - quantile of (replicate - estimate) / its own error.
+        t = _studentised_replicates(of_data, of_student, estimate, n_boot, np.random.default_rng(seed))
+        lower = constants + estimate - np.quantile(t, level, axis=0) * error
+    lower = np.where(np.isfinite(lower), lower, -np.inf)  # such a bound says nothing
     tails = np.quantile(t[:, 0], [(1 + level) / 2, (1 - level) / 2])
     js = float(constants[0] + estimate[0])
 

@@ -49,6 +49,8 @@ def kid(a: ArrayLike, b: ArrayLike, subsets: int = 100, subset_size: int = 1000,
     Features (n, d) and (m, d); raises DataError if subset_size is larger than n or m (Binkowski et al. 2018).
     """
     x, y = _samples(a, b)
+    if subsets < 1:
+        raise ConfigError(f"subsets has to be at least 1; got {subsets}")
     if not 2 <= subset_size <= min(len(x), len(y)):
         raise DataError(f"subset_size={subset_size} has to lie between 2 and the number of rows, {len(x)} and {len(y)}")
     rng = np.random.default_rng(seed)
@@ -94,6 +96,8 @@ def mmd2(x: ArrayLike, y: ArrayLike, bandwidths: Sequence[float] | None = None, 
 def sliced_wasserstein(x: ArrayLike, y: ArrayLike, n_proj: int = 256, p: float = 2, seed: int = 0) -> float:
     """(mean over random directions of W_p^p of the projections)^(1/p), of (n, d) and (m, d); exact for n != m too."""
     a, b = _samples(x, y)
+    if n_proj < 1 or not p > 0:
+        raise ConfigError(f"n_proj={n_proj} has to be at least 1, and p={p} positive")
     directions = np.random.default_rng(seed).standard_normal((a.shape[1], n_proj))
     directions /= np.linalg.norm(directions, axis=0)
     u, v = np.sort(a @ directions, axis=0), np.sort(b @ directions, axis=0)
@@ -110,6 +114,8 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5, *, chunk: int = 1024) -> 
 
     By balls that reach to the k-th neighbour. Features (n, d) and (m, d) with n, m > k.
     """
+    if k < 1 or chunk < 1:
+        raise ConfigError(f"k={k} and chunk={chunk} have to be at least 1")
     a, b = _samples(real, fake, at_least=k + 1)
     ball_real, ball_fake = _radii(a, k, chunk), _radii(b, k, chunk)
     recall = coverage = 0
@@ -134,6 +140,8 @@ def mode_stats(x: ArrayLike, gm: GaussianMixture, radius: float = 3.0) -> dict[s
     modes: how many have a sample within radius standard deviations of their mean; high_quality: the share of samples
     that are; kl: KL(shares of the modes in the sample || weights), nats.
     """
+    if not radius > 0:
+        raise ConfigError(f"radius has to be positive; got {radius}")
     means, scales, weights = (np.asarray(v, float) for v in (gm.means, gm.scales, gm.weights))
     points, _ = _samples(x, means)
     distance = np.concatenate([euclidean_distances(points[rows], means) for rows in _blocks(len(points), 1024)])
