@@ -238,7 +238,7 @@ def _contracts(S: Array, c: Contrast, i: int, alpha: float, radius: float, point
 def tangent_derivative(x: Array, rest: Array, c: Contrast, v: Array) -> Array:
     """Derivative (d-1, d-1) at ``v`` of ``F_0(v) = E[g(y) q]``, where ``w = √(1-|v|²) e_i + v``.
 
-    ``y = w·S = √(1-|v|²) S_i + v·S_⊥``, ``q = S_⊥ - v S_i/√(1-|v|²) = dy/dv``; ``x`` (n,) is S_i, ``rest`` (n, d-1) S_⊥.
+    ``y = w·S = √(1-|v|²) S_i + v·S_⊥``, ``q = S_⊥ - v S_i/√(1-|v|²) = dy/dv``; ``x`` (n,): S_i, ``rest`` (n, d-1): S_⊥.
     """
     root = np.sqrt(1 - v @ v)
     y = root * x + rest @ v
