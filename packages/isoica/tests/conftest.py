@@ -2,10 +2,10 @@
 
 import os
 
+import pytest
+
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
-
-import pytest  # noqa: E402 (threads are counted when numpy is first imported)
 
 
 @pytest.fixture(scope="session")

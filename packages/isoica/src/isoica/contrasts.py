@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import CubicSpline, PPoly
 
 from .errors import IsoICAError
 
@@ -79,6 +80,38 @@ def _bell(u: Array) -> Array:
     return np.exp(-(u * u) / 2)
 
 
+def _bell_slope(u: Array) -> Array:
+    return u * _bell(u)
+
+
+def _bell_curvature(u: Array) -> Array:
+    return (1 - u * u) * _bell(u)
+
+
+def _minus_bell(u: Array) -> Array:
+    return -_bell(u)
+
+
+def _quartic(u: Array) -> Array:
+    return (u * u) ** 2 / 4
+
+
+def _cube(u: Array) -> Array:
+    return u * u * u
+
+
+def _three_squares(u: Array) -> Array:
+    return 3 * u * u
+
+
+def _third_cube(u: Array) -> Array:
+    return u * u * u / 3
+
+
+def _twice(u: Array) -> Array:
+    return 2 * u
+
+
 def _gauss_sums(Y: Array, weights: Array | None) -> tuple[Array, Array, Array]:
     bell = _bell(Y)
     g = Y * bell
@@ -86,11 +119,9 @@ def _gauss_sums(Y: Array, weights: Array | None) -> tuple[Array, Array, Array]:
 
 
 LOGCOSH = Contrast(_logcosh, np.tanh, _sech2, 1.0, "logcosh", _logcosh_sums)
-CUBE = Contrast(lambda u: (u * u) ** 2 / 4, lambda u: u * u * u, lambda u: 3 * u * u, np.inf, "cube")
-GAUSS = Contrast(
-    lambda u: -_bell(u), lambda u: u * _bell(u), lambda u: (1 - u * u) * _bell(u), 1.0, "gauss", _gauss_sums
-)
-SKEW = Contrast(lambda u: u**3 / 3, lambda u: u * u, lambda u: 2 * u, np.inf, "skew")
+CUBE = Contrast(_quartic, _cube, _three_squares, np.inf, "cube")
+GAUSS = Contrast(_minus_bell, _bell_slope, _bell_curvature, 1.0, "gauss", _gauss_sums)
+SKEW = Contrast(_third_cube, np.square, _twice, np.inf, "skew")
 BUILT_IN = {c.name: c for c in (LOGCOSH, CUBE, GAUSS, SKEW)}
 
 ContrastLike = str | Contrast | Sequence[str | Contrast]
@@ -116,8 +147,12 @@ def reflect(contrast: Contrast) -> Contrast:
     plus, minus = np.asarray(contrast.g(u)), np.asarray(contrast.g(-u))
     if np.allclose(minus, -plus, rtol=1e-12, atol=0) or np.allclose(minus, plus, rtol=1e-12, atol=0):
         return contrast
-    G, g, dg = contrast.G, contrast.g, contrast.dg
-    return Contrast(lambda v: G(-v), lambda v: -g(-v), lambda v: dg(-v), contrast.L1, contrast.name)
+    G, g, dg = (partial(_mirror, f, sign) for f, sign in ((contrast.G, 1), (contrast.g, -1), (contrast.dg, 1)))
+    return Contrast(G, g, dg, contrast.L1, contrast.name)
+
+
+def _mirror(f: Function, sign: int, u: Array) -> Array:
+    return sign * f(-u)
 
 
 def bias_weight_for(n: float, eta: float) -> float:
@@ -140,21 +175,21 @@ def minimax_contrast(x: Array, weights: Array | None = None, bias_weight: float 
     """
     x = np.asarray(x, dtype=np.float64)
     w = np.full(x.size, 1 / x.size) if weights is None else np.asarray(weights, np.float64) / np.sum(weights)
-    spline = CubicSpline(_knots(x, w), np.eye(len(_knots(x, w))), bc_type="natural")
-    phi, dphi = _natural(spline)(x), _natural(spline, 1)(x)
+    knots = _knots(x, w)
+    spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
+    phi, dphi = _value(spline, x), _slope(spline, x)
     mu, rho = (w * x) @ phi, w @ dphi
     flat = phi - w @ phi - np.outer(x, mu)
     flat_d = dphi - rho
     A = flat.T @ (w[:, None] * flat) + bias_weight * flat_d.T @ (w[:, None] * flat_d)
     coefficients = np.linalg.solve(A + ridge * np.trace(A) * np.eye(len(A)), mu - rho)
     # A multiple of S changes nothing on the sphere: centre the range of g', which makes L1 small, and scale to L1 = 1.
-    knots = spline.x
-    slope = _natural(CubicSpline(knots, coefficients, bc_type="natural"), 1)(np.linspace(knots[0], knots[-1], 2001))
+    slope = CubicSpline(knots, coefficients, bc_type="natural")(np.linspace(knots[0], knots[-1], 2001), 1)
     middle, half = (slope.max() + slope.min()) / 2, max((slope.max() - slope.min()) / 2, np.finfo(float).tiny)
     values = (coefficients - middle * knots) / half
     g = CubicSpline(knots, values, bc_type="natural")
     g = CubicSpline(knots, values - g(0.0), bc_type="natural")
-    return Contrast(_natural_integral(g), _natural(g), _natural(g, 1), 1.0, "minimax")
+    return Contrast(partial(_integral, g, g.antiderivative()), partial(_value, g), partial(_slope, g), 1.0, "minimax")
 
 
 def _knots(x: Array, w: Array) -> Array:
@@ -166,31 +201,20 @@ def _knots(x: Array, w: Array) -> Array:
     return knots if len(knots) >= 8 else np.linspace(x.min() - 0.5, x.max() + 0.5, 12)
 
 
-def _natural(spline: CubicSpline, derivative: int = 0) -> Function:
-    """The spline (or its first derivative) continued linearly beyond its knots."""
-    low, high = spline.x[0], spline.x[-1]
-    first = spline.derivative()
-
-    def evaluate(u: Array) -> Array:
-        inside = np.clip(u, low, high)
-        if derivative:
-            return np.asarray(first(inside))
-        value = spline(inside)
-        beyond = u - inside
-        if np.any(beyond):
-            value = value + first(inside) * (beyond if value.ndim == beyond.ndim else beyond[..., None])
-        return np.asarray(value)
-
-    return evaluate
+def _value(spline: CubicSpline, u: Array) -> Array:
+    """The spline, continued linearly beyond its knots; like its slope and integral below."""
+    inside = np.clip(u, spline.x[0], spline.x[-1])
+    value, beyond = spline(inside), u - inside
+    if np.any(beyond):
+        value = value + spline(inside, 1) * (beyond if value.ndim == beyond.ndim else beyond[..., None])
+    return np.asarray(value)
 
 
-def _natural_integral(spline: CubicSpline) -> Function:
-    integral, first = spline.antiderivative(), spline.derivative()
-    low, high = spline.x[0], spline.x[-1]
+def _slope(spline: CubicSpline, u: Array) -> Array:
+    return np.asarray(spline(np.clip(u, spline.x[0], spline.x[-1]), 1))
 
-    def evaluate(u: Array) -> Array:
-        inside = np.clip(u, low, high)
-        beyond = u - inside
-        return np.asarray(integral(inside) + beyond * (spline(inside) + 0.5 * beyond * first(inside)))
 
-    return evaluate
+def _integral(spline: CubicSpline, antiderivative: PPoly, u: Array) -> Array:
+    inside = np.clip(u, spline.x[0], spline.x[-1])
+    beyond = u - inside
+    return np.asarray(antiderivative(inside) + beyond * (spline(inside) + 0.5 * beyond * spline(inside, 1)))

@@ -117,7 +117,7 @@ def measure_preserving_flow(S: ArrayLike, eta: float, law: LawLike = "uniform", 
         out[:, 1::2] = -2 * fb**2 * fa * (1 - 2 * a)
         return out
 
-    def flow(time: float) -> Array:
+    def flow(time: float, steps: int) -> Array:
         u, h = U.copy(), time / steps
         for _ in range(steps):
             k1 = velocity(u)
@@ -132,10 +132,12 @@ def measure_preserving_flow(S: ArrayLike, eta: float, law: LawLike = "uniform", 
         return S.copy()
     from scipy.optimize import brentq
 
-    def miss(time: float) -> float:
-        return _norm(flow(np.sign(eta) * time) - S) - abs(eta)
+    coarse = max(8, steps // 10)  # enough to find the time
 
-    speed = _norm(flow(1e-3) - S) / 1e-3
+    def miss(time: float) -> float:
+        return _norm(flow(np.sign(eta) * time, coarse) - S) - abs(eta)
+
+    speed = _norm(flow(1e-3, 1) - S) / 1e-3
     high = abs(eta) / speed if speed > 0 else np.inf
     for _ in range(6):
         if not np.isfinite(high) or miss(high) >= 0:
@@ -143,7 +145,9 @@ def measure_preserving_flow(S: ArrayLike, eta: float, law: LawLike = "uniform", 
         high *= 1.5
     if not np.isfinite(high) or miss(high) < 0:
         raise IsoICAError(f"a displacement of eta={eta} cannot be reached; use a smaller one")
-    return flow(float(np.sign(eta) * brentq(miss, 0.0, high, xtol=1e-9 * high, rtol=1e-9)))
+    time = np.sign(eta) * brentq(miss, 0.0, high, xtol=1e-9 * high, rtol=1e-9)
+    time *= abs(eta) / _norm(flow(time, steps) - S)
+    return flow(float(time), steps)
 
 
 def _norm(v: Array) -> float:

@@ -143,14 +143,14 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         n = len(X) if weights is None else int(np.count_nonzero(weights))
+        if n <= (self.n_components or 1):
+            raise IsoICAError(f"n_samples = {n} is too few for {self.n_components or 1} components; need more")
         n_effective = float(n) if weights is None else float(weights.sum() ** 2 / (weights**2).sum())
         rows = self.batch_size or max(1, 2**22 // X.shape[1])
         mean, cov = moments(X, weights, rows)
         K = self._whiten(X, mean, cov, n)
         mean = mean if self.whiten else np.zeros(len(mean))
         k = len(K)
-        if n <= k:
-            raise IsoICAError(f"n_samples = {n} is too few for {k} components; need more than {k}")
         if n < 10 * k:
             warnings.warn(
                 f"{n} samples for {k} components: below 10 per component, estimates are noise", UserWarning, 2
@@ -267,8 +267,6 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _whiten(self, X: Array, mean: Array, cov: Array, n: int) -> Array:
         p = X.shape[1]
-        if n < 2:
-            raise IsoICAError(f"n_samples = {n} with positive weight; need at least 2")
         constant = np.flatnonzero(np.diag(cov) <= (np.finfo(np.float64).eps * np.abs(mean)) ** 2 * 4)
         if constant.size:
             names = getattr(self, "feature_names_in_", np.arange(p))

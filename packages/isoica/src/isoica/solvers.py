@@ -186,9 +186,9 @@ def _largest(grad: Array) -> float:
 
 
 def polar_factor(W: Array) -> Array:
-    """The orthogonal matrix nearest to ``W``."""
-    u, _, vt = linalg.svd(W)
-    return u @ vt
+    """The matrix with orthonormal rows nearest to ``W``."""
+    u, _, vt = linalg.svd(W, full_matrices=False)
+    return np.asarray(u @ vt)
 
 
 def symmetric(
