@@ -108,7 +108,7 @@ def test_flow_is_invertible_and_preserves_area():
     rng = np.random.default_rng(2)
     S = rng.uniform(-1.5, 1.5, size=(200, 2))
     h = 1e-5
-    corners = np.concatenate([S + h * e for e in ([1, 0], [-1, 0], [0, 1], [0, -1])])
+    corners = np.concatenate([S + h * np.array(e) for e in ([1, 0], [-1, 0], [0, 1], [0, -1])])
     F = measure_preserving_flow(corners, 0.2)
     right, left, up, down = np.split(F, 4)
     dx, dy = (right - left) / (2 * h), (up - down) / (2 * h)
