@@ -11,7 +11,7 @@ from sklearn.neural_network import MLPClassifier
 
 import onestep_diffusion as osd
 
-SETTINGS = {"teacher_steps": 2000, "steps": 300, "refit_steps": 300, "random_state": 0}
+SETTINGS = {"hidden": 64, "teacher_steps": 1500, "steps": 300, "refit_steps": 200, "random_state": 0}
 
 
 @pytest.fixture(scope="module")

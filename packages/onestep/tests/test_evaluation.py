@@ -8,11 +8,12 @@ import pytest
 
 from onestep_diffusion.config import StudentConfig
 from onestep_diffusion.errors import ConfigError, DataError
-from onestep_diffusion.evaluation import exactness, runner
-from onestep_diffusion.evaluation.initialisation import run_initialisation
+from onestep_diffusion.evaluation import exactness, initialisation, runner
+from onestep_diffusion.evaluation.assets import shipped_teacher
 from onestep_diffusion.evaluation.profiles import PROFILES, QUICK
 from onestep_diffusion.evaluation.report import Claim, factor_interval, holds
 from onestep_diffusion.evaluation.students import Run
+from onestep_diffusion.probes import map_error
 
 TINY = replace(
     QUICK, experiments=("exactness",), verifier_seeds=2, updates=4, steps_per_call=2, evaluations=2, seeds=(0,),
@@ -33,17 +34,50 @@ def test_results_follow_the_contract_and_are_taken_again(tmp_path):
     assert runner.run(TINY, 3, tmp_path, resume=True)["metrics"] == results["metrics"]  # the wall time, too
 
 
-def test_both_methods_are_compared_from_the_shipped_teachers(tmp_path):
-    (tmp_path / "runs").mkdir()
-    found = run_initialisation(TINY, np.random.default_rng(0), tmp_path)
-    ids = [claim.id for claim in found.claims]
-    assert {"score-free", "teacher-init-ratio", "teacher-init-score", "features-not-map-ratio", "map-error"} <= set(ids)
-    assert next(claim for claim in found.claims if claim.id == "map-error").holds
-    assert all((tmp_path / artifact.path).exists() for artifact in found.artifacts)
-    starts = {m.name: m.value for m in found.metrics}
-    floor, teacher = (starts[f"FD(digits) of {name}"] for name in
-                      ("a half of the real images to all", "the teacher in 35 evaluations"))  # fmt: skip
-    assert floor < teacher < starts["FD(digits) of the teacher in one"]
+def curves(method, **ends):
+    """Three runs of each initialisation: FD 100 at the start, then `middle`, then `end` after 100 updates."""
+    return {
+        (method, init): [Run(StudentConfig(method=method, init=init), seed, [(0, 100.0), (50, middle), (100, end * f)])
+                         for seed, f in enumerate((0.99, 1.0, 1.01))]
+        for init, (middle, end) in ends.items()
+    }  # fmt: skip
+
+
+RUNS = curves(
+    "ratio", teacher=(10.0, 2.0), random=(60.0, 40.0), single_level=(30.0, 12.0), off_level=(12.0, 3.0)
+) | curves("score", teacher=(10.0, 3.0), random=(80.0, 5.0), single_level=(30.0, 4.0), off_level=(12.0, 3.0))
+
+
+def test_share_of_the_gap_is_of_start_and_floor():
+    relative, alone = initialisation._score_free(RUNS, 1.0, QUICK)
+    assert alone.measured == pytest.approx((100 - 2) / 99, rel=1e-3)
+    assert relative.measured == pytest.approx((100 - 2) / (100 - 3), rel=1e-3)
+    assert relative.holds
+    assert alone.holds
+
+
+def test_initialisations_are_compared_by_factors_of_the_distance():
+    claims = {claim.id: claim for claim in initialisation._needs_weights(RUNS, "quick")}
+    assert claims["teacher-init-ratio"].measured == pytest.approx(20)
+    assert claims["teacher-init-ratio"].holds
+    assert not claims["teacher-init-score"].holds  # 5 over 3
+    # The teacher's is at 15 after 41 updates, random weights never within 100, which is what counts for them.
+    reached = 50 * np.log(100 / 15) / np.log(100 / 10)
+    assert claims["teacher-init-speed-ratio"].measured == pytest.approx(100 / reached)
+    assert "3 of 3 did not get there" in claims["teacher-init-speed-ratio"].note
+    maps = {"single_level": 0.1, "off_level": 1.0, "random": 10.0}
+    map_error, ratio, score = initialisation._features_not_map(RUNS, maps)
+    assert (map_error.measured, ratio.measured) == (pytest.approx(0.1), pytest.approx(4))
+    assert map_error.holds
+    assert ratio.holds
+    assert not score.holds  # 4 over 3
+
+
+def test_shipped_teachers_have_the_maps_that_they_are_shipped_for():
+    multi, single, off = (shipped_teacher(name) for name in ("multi", "single", "off"))
+    near, far = map_error(single, multi), map_error(off, multi)
+    assert near < 0.3 * far
+    assert far > 0.5
 
 
 def test_an_experiment_that_fails_costs_itself_only(tmp_path, monkeypatch):

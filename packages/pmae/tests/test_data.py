@@ -433,10 +433,23 @@ def test_npz_images_are_channels_first_whatever_the_file_has(tmp_path, shape, la
         assert found.images.sum() == images.sum()
 
 
-def test_an_axis_that_could_be_either_must_be_named(tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 9, 3), np.uint8))
+def test_which_axis_is_the_channels(tmp_path):
+    last, first = (3, 8, 9), None
+    for shape, images in (
+        ((40, 8, 9, 3), last), ((40, 3, 16, 16), first), ((40, 13, 5, 7), first), ((40, 17, 17, 13), (13, 17, 17)),
+        ((40, 4, 9, 3), first), ((40, 1, 20, 20), first), ((40, 20, 20, 1), (1, 20, 20)),
+    ):  # fmt: skip
+        np.savez(tmp_path / "a.npz", images=np.zeros(shape, np.uint8))
+        assert data.load(f"npz:{tmp_path / 'a.npz'}").shape == (images or shape[1:]), shape
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 20, 21, 22), np.uint8))
     with pytest.raises(ShapeError, match="layout=NCHW or NHWC"):
         data.load(f"npz:{tmp_path / 'a.npz'}")
+    np.savez(tmp_path / "b.npy.npz", images=np.zeros((2, 3, 8, 8), np.uint8))
+    with pytest.raises(DataError, match="holds several arrays: use npz:"):
+        data.load(f"npy:{tmp_path / 'b.npy.npz'}")
+
+
+def test_named_layouts_win(tmp_path):
     for named, shape in (("NHWC", (3, 8, 9)), ("NCHW", (8, 9, 3))):
         np.savez(tmp_path / "b.npz", images=np.zeros((2, 8, 9, 3), np.uint8), layout=named)
         assert data.load(f"npz:{tmp_path / 'b.npz'}").shape == shape

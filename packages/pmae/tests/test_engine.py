@@ -279,9 +279,12 @@ def test_kill_at_any_point_of_a_checkpoint_leaves_one_that_loads(tmp_path):
             save(root, 1)
             child = os.fork()
             if child == 0:
-                kill_at(points)
-                save(root, step, loss=0.5)
-                os._exit(0)
+                try:
+                    kill_at(points)
+                    save(root, step, loss=0.5)
+                    os._exit(0)
+                finally:
+                    os._exit(1)  # whatever happens, this process is not to go on with the tests
             _, status = os.waitpid(child, 0)
             found = checkpoint.load(checkpoint.latest(root))
             assert found.state["step"] in (1, step)
@@ -299,7 +302,7 @@ def test_kill_at_any_point_of_a_checkpoint_leaves_one_that_loads(tmp_path):
 
 
 def kill_at(point):
-    """End this process without notice at its so-manieth call of fsync, rename, replace, mkdir or save_file."""
+    """End this process without notice at its so-manieth call of fsync, rename, replace, mkdir or write_tensors."""
     calls = [0]
 
     def deadly(real):
@@ -312,7 +315,7 @@ def kill_at(point):
         return call
 
     os.fsync = deadly(os.fsync)
-    checkpoint.save_file = deadly(checkpoint.save_file)
+    checkpoint.write_tensors = deadly(checkpoint.write_tensors)
     for name in ("rename", "replace", "mkdir"):
         setattr(Path, name, deadly(getattr(Path, name)))
 
@@ -324,7 +327,7 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(checkpoint, "write_tensors", full)
         with pytest.raises(pmae.CheckpointError, match="No space left on device; earlier checkpoints are untouched"):
             train.fit(small_model(), IMAGES, out=tmp_path, **OPTIONS)
     assert checkpoint.load(checkpoint.latest(tmp_path / "checkpoints")).state["step"] == 6
@@ -546,3 +549,22 @@ def test_processes_draw_masks_of_their_own_and_may_go_on_as_one(pairs, tmp_path)
     alone = train.fit(small_model(), IMAGES, out=tmp_path, resume=pairs / "own", **OPTIONS, augment="none")
     assert alone.steps == 18
     assert alone.history[0]["loss"] == first["loss"]
+
+
+def test_a_space_that_no_file_can_hold_is_refused_before_an_older_run_is_touched(tmp_path):
+    pmae.fit(small_model(), digits(), 1, tmp_path, batch_size=64)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    class Pixels:
+        shares = np.full(64, 1 / 64)
+
+        def analysis(self, x):
+            return x.flatten(1)
+
+        def synthesis(self, z):
+            return z.reshape(-1, 1, 8, 8)
+
+    model = pmae.PMAE(pmae.PMAEConfig("tiny", patch_size=2), pmae.fit_space(digits(), Pixels()))
+    with pytest.raises(ValueError, match="custom basis"):
+        pmae.fit(model, digits(), 1, tmp_path, batch_size=64, resume="never")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

@@ -259,8 +259,8 @@ def test_any_timm_backbone_learns_from_a_component_mask(name, options, width):
 def test_average_of_a_convolutional_map_is_what_the_model_gives_its_classifier():
     network = network_of((3, 64, 32), backbone="resnet18")
     x = torch.randn(3, 3, 64, 32)
-    assert torch.allclose(network.features(x), network.features(x, "tokens").mean(1), atol=1e-5)
-    assert torch.equal(network.features(x), network.encoder.backbone(x))
+    assert torch.allclose(network.features(x, "avg"), network.features(x, "tokens").mean(1), atol=1e-5)
+    assert torch.equal(network.features(x, "avg"), network.encoder.backbone(x))
 
 
 def test_features_of_a_pool_are_parts_of_the_tokens():
@@ -709,11 +709,11 @@ def test_weights_that_do_not_fit_the_config_are_refused(models, tmp_path):
 def test_an_interrupted_save_leaves_the_old_model(models, images, tmp_path, monkeypatch):
     models[0].save_pretrained(tmp_path)
 
-    def stop(tensors, path, metadata):
+    def stop(path, tensors, metadata):
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("pmae.models.pretrained.save_file", stop)
+    monkeypatch.setattr("pmae.models.pretrained.write_tensors", stop)
     trained = copy.deepcopy(models[0])
     torch.nn.init.ones_(trained.network.encoder.cls_token)
     with pytest.raises(OSError, match="no space"):
@@ -725,3 +725,25 @@ def test_an_interrupted_save_leaves_the_old_model(models, images, tmp_path, monk
 def test_replacing_a_setting_of_a_decided_config_keeps_the_rest(space):
     decided = pmae.PMAE(config(), space).config
     assert replace(decided, ratio=0.3).to_dict() == decided.to_dict() | {"ratio": 0.3}
+
+
+def test_images_off_the_scale_are_refused():
+    space = pmae.fit_space(crops(80))
+    images = unit(crops(8))
+    for model in (pmae.PMAE(pmae.PMAEConfig("tiny"), space), pmae.PixelMAE(pmae.PMAEConfig("tiny"), space)):
+        for call in (model, model.features, model.reconstruct):
+            with pytest.raises(DataError, match="did you forget /255"):
+                call(images * 255)
+            with pytest.raises(DataError, match="NaN"):
+                call(images * float("nan"))
+            with pytest.raises(ShapeError, match="at least one"):
+                call(images[:0])
+
+
+def test_features_are_the_class_token_unless_there_is_none():
+    space = pmae.fit_space(crops(80))
+    x = unit(crops(4))
+    model = pmae.PMAE(pmae.PMAEConfig("tiny"), space).eval()
+    assert torch.equal(model.features(x), model.features(x, pool="cls"))
+    model = pmae.PMAE(pmae.PMAEConfig(backbone="resnet18", pad=True), space).eval()
+    assert torch.equal(model.features(x), model.features(x, pool="avg"))

@@ -361,3 +361,19 @@ def test_bad_input_is_named(digits, photos):
         probes.probe(Encoder(), photos[0], replace(photos[1], labels=None))
     with pytest.raises(ShapeError, match="test: 200 images and 100 labels"):
         finetune(Encoder(), photos[0].images, photos[0].labels, photos[1].images, photos[1].labels[:100], pool="avg")
+
+
+def test_features_of_another_width_are_refused():
+    rng = np.random.default_rng(0)
+    for probe in (probes.linear_probe, probes.knn_probe):
+        with pytest.raises(ShapeError, match=r"features of shape \(9, 3\), those of training are \(N, 4\)"):
+            probe(rng.normal(size=(60, 4)), np.arange(60) % 2, rng.normal(size=(9, 3)), np.arange(9) % 2)
+
+
+def test_labels_as_medmnist_has_them_and_whole_floats_are_the_same_labels():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 4)), np.arange(80) % 3
+    x[:, 0] += 3 * y
+    want = probes.knn_probe(x, y, x, y, k=3).accuracy
+    assert probes.knn_probe(x, y[:, None], x, y[:, None].astype(float), k=np.int64(3)).accuracy == want
+    assert probes.linear_probe(x, y[:, None], x, y.astype(np.float32)).accuracy > 0.5

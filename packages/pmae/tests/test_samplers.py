@@ -167,3 +167,13 @@ def test_impossible_samplers_are_refused(change, says):
 def test_what_is_no_permutation_is_refused():
     with pytest.raises(ValueError, match="no permutation"):
         mask_from_permutation(FOUR, (0, 0, 1, 2), 0.2, "floor")
+
+
+def test_a_ratio_is_one_number_or_a_pair():
+    with pytest.raises(ValueError, match="one hidden share, or a pair"):
+        ComponentSampler([0.5, 0.3, 0.2], ratio=(0.1, 0.2, 0.3))
+
+
+def test_a_single_group_is_named_as_the_cause():
+    with pytest.raises(ValueError, match="leave no mask of 1 groups: all images are mixtures of two"):
+        ComponentSampler([1.0], ratio=0.2)

@@ -31,7 +31,7 @@ def test_transform_gives_the_features_of_a_model_trained_by_hand():
     pmae.fit(model, images, 1, batch_size=64, lr=1e-3, augment="flip", seed=seed, device="cpu")
     x = torch.from_numpy(images[:5, None]).float()
     with torch.no_grad():
-        expected = model.eval().features(x)
+        expected = model.eval().features(x, "avg")
     np.testing.assert_allclose(found.transform(images[:5]), expected.numpy(), atol=1e-5)
 
 

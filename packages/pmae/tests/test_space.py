@@ -459,3 +459,56 @@ def test_shapes_that_do_not_fit_are_named():
         space.hidden(mask, reduction="mean")
     with pytest.raises(ValueError, match="gamma"):
         space.hidden(mask, gamma=2)
+
+
+def test_big_endian_images_are_read():
+    images = unit(crops(60))
+    swapped = images.numpy().astype(">f8")
+    assert torch.allclose(pmae.fit_space(swapped).mean, pmae.fit_space(images).mean, atol=1e-6)
+
+
+def test_whitened_weights_are_of_shares_of_all_of_the_variance():
+    space = fitted("truncated", rank=20, solver="randomized")
+    assert space.shares.sum() < 0.999
+    x, mask = standardised(space), torch.zeros(20, dtype=torch.bool)
+    mask[[2, 11]] = True
+    z, share = space.analysis(x)[:, mask].double(), space.shares[mask]
+    raw = 1 / (share + 1e-4)
+    weight = raw * share.sum() / (raw * share).sum()
+    wanted = (weight * z**2).sum(1).mean() / (space.total_variance * share.sum())
+    found = space.component_loss(torch.zeros_like(x), x, mask, gamma=1.0)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("basis", "options", "bytes_needed"),
+    [
+        ("pca", {}, 8 * 192**2),
+        ("pca", {"solver": "cov", "n": 50}, 8 * 192**2),
+        ("pca", {"solver": "gram", "n": 50}, 4 * 192 * 50),
+        ("patch_pca", {"block_size": 4}, 8 * 48**2),
+        ("patch_pca", {"block_size": 4, "per_block": True}, 4 * 8 * 48**2),
+        ("haar_pca", {"levels": 1}, 8 * 48**2),
+        ("rotation", {}, 8 * 192**2),
+    ],
+)
+def test_what_a_dense_basis_needs_is_known_beforehand(basis, options, bytes_needed):
+    options = dict(options)
+    images = np.random.default_rng(0).integers(0, 256, (options.pop("n", 300), 3, 8, 8), dtype=np.uint8)
+    with pytest.raises(pmae.BasisTooLargeError, match=f"{bytes_needed:,} bytes"):
+        pmae.fit_space(images, basis, max_bytes=bytes_needed - 1, **options)
+    assert pmae.fit_space(images, basis, max_bytes=bytes_needed, **options).dim == 192
+
+
+def test_an_object_that_is_no_basis_is_refused():
+    with pytest.raises(ValueError, match="has no analysis, synthesis, shares"):
+        pmae.fit_space(crops(60), object())
+
+
+def test_files_are_readable_as_others_are_and_devices_stay(tmp_path):
+    space = fitted("pca")
+    space.save(tmp_path / "space.safetensors")
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "space.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+    with pytest.raises(OSError, match="is no file"):
+        space.save("/dev/null")

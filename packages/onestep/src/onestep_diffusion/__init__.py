@@ -40,14 +40,14 @@ _HOME: dict[str, list[str]] = {
     "probes": ["block_features", "linear_cka", "map_error", "participation_ratio", "probe_features"],
     "ratio": ["effective_sample_size", "log_softplus_ratio", "ratio_field", "ratio_loss", "ratio_weight"],
     "sampling": ["heun"],
-    "score": ["score_field"],
+    "score": ["denoising_loss", "score_field"],
     "selection": ["Selection", "cost_quality", "select_samples"],
     "train": ["StudentResult", "make_student_step", "train_student", "train_students", "train_teacher"],
     "transfer": ["Comparison", "compare_strategies", "teacher_budget"],
     "verify": ["importance_ess", "refit_ratio", "resample", "verifier_log_ratio"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_SUBMODULES: tuple[str, ...] = ("nets",)
+_SUBMODULES: tuple[str, ...] = ("features", "nets")
 
 __all__ = sorted([*_MODULE_OF, *_SUBMODULES, "__version__"])
 

@@ -36,6 +36,7 @@ METHODS = ("sir", "rejection", "best_of")
 VERIFIER_LEVELS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2)  # candidates for sigma_v
 VERIFIER_GROUP = 8  # candidates a sample in the choice among them
 NOISE_DRAWS = 8
+TRUSTED = 0.75  # of a group: levels at which the effective sample size is smaller are where the ratio overrates itself
 REFIT_KEY = 103  # other draws than those of training and sampling by the same seed
 
 
@@ -53,8 +54,10 @@ def refit_ratio(
     """The ratio of this generator, calibrated, with its level sigma_v: what `resample` may rely on.
 
     The network goes on from `ratio` (None: from zero) with AdamW (weight decay 0.01, cosine) on training rows and
-    fresh samples, and its average of weights (.998 a step) is kept. On held-out rows, for each level, a temperature is
-    fitted; sigma_v is the level whose resampling, by eights, takes most from the bound on JS.
+    fresh samples, and its average of weights (.998 a step) is kept. On held-out rows, for each level, a temperature of
+    at least one is fitted; sigma_v is the level whose resampling, by eights, takes most from the bound on JS, among
+    those at which the effective sample size is at least six of eight: the bound is the ratio's own, and does not see
+    where it overrates itself.
 
     Args:
         data: a `Dataset`, whose training rows the student saw; of one without held-out rows, and of an array, a fifth
@@ -265,7 +268,7 @@ def _calibrate(generator: Generator, ratio: Ratio, data: Dataset, levels: Sequen
     of_candidates = at_levels(samples[1], drawn[1], seed + 2)
     judged = at_levels(samples[1], drawn[1], seed + 3)  # with other noise than what the choice is made by
     before = _js_bound(of_data, judged[::VERIFIER_GROUP])
-    gains, temperatures = [], []
+    gains, temperatures, trusted = [], [], []
     for place in range(len(levels)):
         temperature = _temperature(of_data[:, place], of_student[:, place])
         with warnings.catch_warnings():
@@ -273,20 +276,24 @@ def _calibrate(generator: Generator, ratio: Ratio, data: Dataset, levels: Sequen
             kept = resample(of_candidates[:, place], group=VERIFIER_GROUP, temperature=temperature, seed=seed)
         gains.append(before - _js_bound(of_data, judged[kept]))
         temperatures.append(temperature)
-    best = int(np.argmax(gains))
+        ess = importance_ess(of_candidates[:, place], group=VERIFIER_GROUP, temperature=temperature).mean()
+        trusted.append(ess >= TRUSTED * VERIFIER_GROUP)
+    if not any(trusted):
+        trusted[int(np.argmax(levels))] = True  # the least peaked
+    best = max((place for place in range(len(levels)) if trusted[place]), key=gains.__getitem__)
     if gains[best] <= 0:
         warnings.warn("resampling brings the student no nearer to held-out data at any level", stacklevel=3)
     return replace(ratio, temperature=temperatures[best], sigma_v=float(levels[best]))
 
 
 def _temperature(of_data: NDArray[np.float64], of_student: NDArray[np.float64]) -> float:
-    """T that minimises the logistic loss of l / T."""
+    """T >= 1 that minimises the logistic loss of l / T: a ratio overrates itself, and is never sharpened."""
 
     def loss(log_t: float) -> float:
         scale = math.exp(-log_t)
         return float(np.logaddexp(0, -of_data * scale).mean() + np.logaddexp(0, of_student * scale).mean())
 
-    return math.exp(minimize_scalar(loss, bounds=(math.log(0.2), math.log(20)), method="bounded").x)
+    return math.exp(minimize_scalar(loss, bounds=(0.0, math.log(20)), method="bounded").x)
 
 
 def _js_bound(of_data: NDArray[np.float64], of_student: NDArray[np.float64]) -> float:

@@ -17,20 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .files import write_file, write_tensors
 from .models import PMAE, PixelMAE
 from .models.backbones import TimmEncoder
 from .models.decoders import ViTDecoder
 from .models.network import Network
-from .models.pretrained import write_file
 from .models.vit import ViTEncoder
 from .standardize import Standardizer
 
 
-def export(model: PMAE | PixelMAE, format: str, out: str | Path, pool: str = "avg") -> Path:
-    """Export by name of the format: "timm" or "hf" (a folder), "onnx" or "torchscript" (a file, features by `pool`).
+def export(model: PMAE | PixelMAE, format: str, out: str | Path, pool: str | None = None) -> Path:
+    """Export by name of the format: "timm" or "hf" (a folder), "onnx" or "torchscript" (a file).
+
+    The file gives features by `pool`, whose default is that of :meth:`pmae.PMAE.features`.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def to_hf(model: PMAE | PixelMAE, folder: Path) -> None:
         _write_folder(model, folder / "pretraining", texts, weights)
 
 
-def to_onnx(model: PMAE | PixelMAE, path: Path, pool: str = "avg") -> None:
+def to_onnx(model: PMAE | PixelMAE, path: Path, pool: str | None = None) -> None:
     """An ONNX file: ``images`` (B, C, H, W) float32 in [0, 1] to ``features`` (B, d), for any B. Needs pmae[onnx].
 
     Raises
@@ -148,7 +149,7 @@ def to_onnx(model: PMAE | PixelMAE, path: Path, pool: str = "avg") -> None:
     write_file(path, lambda temporary: program.save(temporary))
 
 
-def to_torchscript(model: PMAE | PixelMAE, path: Path, pool: str = "avg") -> None:
+def to_torchscript(model: PMAE | PixelMAE, path: Path, pool: str | None = None) -> None:
     """A TorchScript file for ``torch.jit.load``: images (B, C, H, W) float32 in [0, 1] to features (B, d).
 
     Raises
@@ -172,8 +173,9 @@ FORMATS: dict[str, Callable[..., None]] = {
 class Featurizer(nn.Module):
     """What ONNX and TorchScript files hold: standardisation, encoder, pooling. On the CPU, in float32."""
 
-    def __init__(self, model: PMAE | PixelMAE, pool: str) -> None:
+    def __init__(self, model: PMAE | PixelMAE, pool: str | None) -> None:
         super().__init__()
+        pool = model.network.usual_pool if pool is None else pool
         model.network.check_pool(pool)
         copy = Network(model.config, model.image_shape)
         copy.load_state_dict(model.network.state_dict())
@@ -203,8 +205,7 @@ def _write_folder(
         "standardize.safetensors": {"mean": s.mean, "std": s.std, "varies": s.varies},
     }
     for name, tensors in files.items():
-        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        write_file(folder / name, partial(save_file, plain, metadata={"format": "pt"}))
+        write_file(folder / name, partial(write_tensors, tensors=tensors, metadata={"format": "pt"}))
     for name, text in texts.items():
         write_file(folder / name, partial(Path.write_text, data=json.dumps(text, indent=2) + "\n"))
 

@@ -93,7 +93,7 @@ class ArraySource(Source):
         if isinstance(self.images, Tensor):
             part = self.images[indices if isinstance(indices, slice) else torch.as_tensor(np.asarray(indices))]
         else:
-            part = torch.from_numpy(np.array(self.images[indices]))  # a copy: read-only and strided arrays will do
+            part = as_tensor(self.images[indices])
         if part.ndim == 3:
             part = part[:, None]
         return unit_scale(part.permute(0, 3, 1, 2) if self.last else part)
@@ -111,7 +111,7 @@ class ItemSource(Source):
     def _image(self, index: int) -> Tensor:
         item = self.items[index]
         found = item[0] if isinstance(item, tuple | list) else item
-        image = found if isinstance(found, Tensor) else torch.as_tensor(np.array(found))
+        image = found if isinstance(found, Tensor) else as_tensor(found)
         if image.ndim == 2:
             image = image[None]
         elif self.last:
@@ -134,6 +134,12 @@ class ItemSource(Source):
         return unit_scale(torch.stack(images))
 
 
+def as_tensor(array: Any) -> Tensor:
+    """A copy of an array, so that read-only, strided and big-endian ones will do."""
+    copy = np.array(array)
+    return torch.from_numpy(copy.astype(copy.dtype.newbyteorder("=")))
+
+
 def unit_scale(images: Tensor) -> Tensor:
     """Float32 in [0, 1]: uint8 divided by 255, floats as they are. Raises DataError."""
     if images.dtype == torch.uint8:
@@ -142,10 +148,15 @@ def unit_scale(images: Tensor) -> Tensor:
         return images.float()
     if not images.is_floating_point():
         raise DataError(f"images of type {images.dtype}: uint8, or floats in [0, 1]")
+    check_unit_scale(images)
+    return images.float()
+
+
+def check_unit_scale(images: Tensor) -> None:
+    """Raises DataError for floats that are not finite, or outside [0, 1] by more than resampling explains."""
     if images.numel():
         low, high = (float(bound) for bound in torch.aminmax(images))
         if not np.isfinite(low + high):
             raise DataError("images hold NaN or infinite values")
         if low < -SLACK or high > 1 + SLACK:
             raise DataError(f"float images lie in [{low:.3g}, {high:.3g}], not in [0, 1]: did you forget /255?")
-    return images.float()

@@ -17,12 +17,11 @@ def check(reduction: str, gamma: float) -> None:
         raise ValueError(f"gamma={gamma}: a number from 0 (all alike) to 1 (whitened targets)")
 
 
-def weights(variances: Tensor, hidden: Tensor, gamma: float) -> Tensor:
+def weights(shares: Tensor, hidden: Tensor, gamma: float) -> Tensor:
     """w_i ∝ (λ_i + 1e-4)^−γ on the hidden components with Σ_M w_i λ_i = Σ_M λ_i; 0 elsewhere.
 
-    variances : (K,) ℓ. hidden : bool (K,) or (B, K). Returns the shape of ``hidden``, float64.
+    shares : (K,) λ. hidden : bool (K,) or (B, K). Returns the shape of ``hidden``, float64.
     """
-    shares = variances / variances.sum()
     raw = (shares + WHITENING_FLOOR).pow(-gamma) * hidden
     weighted = (raw * shares).sum(-1, keepdim=True)
     return raw * torch.where(weighted > 0, (hidden * shares).sum(-1, keepdim=True) / weighted.clamp(min=1e-300), 1.0)

@@ -17,6 +17,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from .bases import BASES
 from .errors import ShapeError
 from .images import ArraySource, Source, as_source
 from .samplers import ComponentSampler
@@ -166,7 +167,16 @@ def made_smaller(source: Source, space: MaskSpace) -> tuple[Source, MaskSpace]:
     ]
     reduced = ArraySource(torch.cat(small), "NCHW")
     rank = space.n_components if space.basis_name == "truncated" else None
+    options = {name: space.options[name] for name in BASES[space.basis_name] if name in space.options}
+    for name in ("block_size", "patch_size"):  # as large a part of the image as before
+        if name in options and options[name] % step == 0:
+            options[name] //= step
+        else:
+            options.pop(name, None)
+    if "levels" in options:
+        options["levels"] = max(0, options["levels"] - round(math.log2(step)))
     again = fit_space(
-        reduced, space.basis_name, space.standardizer.mode, rank=min(rank, math.prod(reduced.shape)) if rank else None
-    )
+        reduced, space.basis_name, space.standardizer.mode, rank=min(rank, math.prod(reduced.shape)) if rank else None,
+        **options,
+    )  # fmt: skip
     return reduced, again

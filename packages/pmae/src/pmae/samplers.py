@@ -67,7 +67,8 @@ class ComponentSampler:
         if rule not in RULES:
             raise ValueError(f"rule={rule!r}: one of {', '.join(RULES)}")
         if min(min_masked, min_visible) < 0 or min_masked + min_visible > n:
-            raise ValueError(f"min_masked={min_masked} and min_visible={min_visible} leave no mask of {n} groups")
+            few = ": all images are mixtures of two" if n == 1 else ""
+            raise ValueError(f"min_masked={min_masked} and min_visible={min_visible} leave no mask of {n} groups{few}")
         if rule == "radial" and (self.radii is None or self.radii.shape != (n,)):
             raise ValueError("rule='radial' needs the frequency of every group (radii): use basis='dct'")
         if rule in (*PERMUTATION_RULES, "balanced", "radial") and self.shares.sum() <= self.high:
@@ -211,6 +212,8 @@ def _shares(shares: Tensor | np.ndarray | Sequence[float]) -> np.ndarray:
 
 
 def _ratio(ratio: float | tuple[float, float]) -> tuple[float, float]:
+    if isinstance(ratio, tuple | list) and len(ratio) != 2:
+        raise ValueError(f"ratio={ratio}: one hidden share, or a pair (low, high)")
     low, high = (float(r) for r in ratio) if isinstance(ratio, tuple | list) else (float(ratio),) * 2
     if not 0 < low <= high < 1:
         raise ValueError(f"ratio={ratio}: the hidden share lies strictly between 0 and 1")

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import losses
@@ -26,6 +25,7 @@ from .bases.base import Basis
 from .bases.pca import SOLVERS, Stream
 from .bases.simple import Custom
 from .errors import CheckpointError, DataError, ShapeError
+from .files import write_file, write_tensors
 from .images import as_source
 from .processes import rank_and_size
 from .standardize import STD_FLOOR, Standardizer, fit_standardizer
@@ -153,15 +153,14 @@ class MaskSpace(nn.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One .safetensors file with its description inside; the old file or the new one, never half of one."""
+        self.check_savable()
+        about = {"pmae": json.dumps(self._description(), sort_keys=True)}
+        write_file(Path(path), lambda temporary: write_tensors(temporary, self._tensors(), about))
+
+    def check_savable(self) -> None:
+        """Raises ValueError for a basis of the caller's, which no file can hold."""
         if isinstance(self.basis, Custom):
             raise ValueError("a space with a custom basis cannot be saved: save what makes the basis instead")
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            save_file(self._tensors(), temporary, metadata={"pmae": json.dumps(self._description(), sort_keys=True)})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MaskSpace:
@@ -219,17 +218,20 @@ class Hidden:
 
     def __init__(self, space: MaskSpace, mask: Tensor, pad: bool, reduction: str, gamma: float) -> None:
         losses.check(reduction, gamma)
+        mask = torch.as_tensor(mask)
         groups = mask.shape[-1] if mask.ndim else -1
         if mask.ndim not in (1, 2) or groups != space.n_groups:
             raise ShapeError(f"mask has shape {tuple(mask.shape)}: ({space.n_groups},) or (B, {space.n_groups})")
         if mask.dtype != torch.bool:
-            raise ShapeError(f"mask has type {mask.dtype}: bool is needed, True = hidden")
+            raise ShapeError(f"mask has type {mask.dtype}: a tensor of torch.bool is needed, True = hidden")
         self.space, self.shared = space, mask.ndim == 1
         device, dtype = space.mean.device, space.mean.dtype
         cpu = space.basis.spread(mask.cpu())
         self.n = int(cpu.sum()) if self.shared else space.n_components
         size = _bucket(self.n, space.n_components) if pad else self.n
-        weight = losses.weights(space.variances, cpu, gamma) / losses.norm(space.variances, cpu, reduction)
+        weight = losses.weights(space.variances / space.total_variance, cpu, gamma) / losses.norm(
+            space.variances, cpu, reduction
+        )
         unexplained = cpu / losses.norm(space.variances, cpu, "variance")
         scale = cpu.any(-1) / losses.norm(space.variances, cpu, reduction).squeeze(-1)
         if self.shared:

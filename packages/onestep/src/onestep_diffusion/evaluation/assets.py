@@ -23,7 +23,7 @@ SEED = 0
 SIGMA_INIT = 2.5
 # Many levels; the student's one alone; many that exclude it: P(sigma >= 2.5) is about 3e-6.
 LAWS = {"multi": LogNormal(), "single": Fixed(SIGMA_INIT), "off": LogNormal(-1.8, 0.6)}
-CLASSIFIERS = {"digits": ("digits", 3000), "fashion": ("fashion-mnist", 8000)}
+CLASSIFIERS = {"digits": ("digits", 3000), "fashion": ("fashion-mnist", 6000)}
 NET = {"hidden": 128, "blocks": 3}
 
 

@@ -43,7 +43,7 @@ def run_initialisation(profile: Profile, rng: np.random.Generator, out: Path, de
     experiment.metrics += [Metric(f"teacher {name}: training", s, "s", "lower") for name, s in seconds.items()]
     jobs = [(_group(profile, method, MAIN, profile.seeds, keep=method), str(out)) for method in METHODS]
     if profile.others:
-        jobs += [(_group(profile, method, profile.others, profile.other_seeds), str(out)) for method in METHODS]
+        jobs += [(_group(profile, method, profile.others, profile.other_seeds[:1]), str(out)) for method in METHODS]
     found = [run for group in each(train_group, jobs, profile.workers) for run in group]
     runs = _by_strategy(found)
     floor, ode = floor_and_halves(profile.data, profile.features), _teachers_own(profile, out)

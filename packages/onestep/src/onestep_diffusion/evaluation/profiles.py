@@ -21,7 +21,8 @@ class Profile:
     net, net_kwargs : preset of the network
     retrain : train the teachers that the package ships, for so many steps
     batch, lr, ratio_lr : of students; precision, steps_per_call
-    seeds, other_seeds : of the four main initialisations, of everything else
+    seeds, other_seeds : of the four main initialisations, of comparisons within the method; further initialisations
+        have the first of the latter
     updates, aux, score_aux : of the generator; of the ratio, and the fake score, per update of it
     evaluations : how often a run is judged; samples : by so many samples
     others : further initialisations; divergences, unbounded
@@ -120,14 +121,15 @@ FULL = replace(
     retrain=6_000,
     updates=1_000,
     aux=4,
-    evaluations=10,
+    other_seeds=(0, 1, 2),
+    evaluations=5,
     others=OTHERS,
     divergences=BOUNDED,
     unbounded=UNBOUNDED,
-    short=600,
+    short=400,
     refit=3_000,
     bias_steps=3_000,
-    bias_seeds=(0, 1, 2),
+    bias_seeds=(0, 1, 2, 3),
     ring_seeds=(0, 1, 2),
     ring_updates=1_500,
     second_teacher=2_500,

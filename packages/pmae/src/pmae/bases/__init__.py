@@ -70,20 +70,35 @@ class Request:
         return chosen
 
     def check(self) -> None:
-        """Raises ValueError for unknown options and BasisTooLargeError where a dense basis does not fit."""
+        """Raises ValueError for what is no basis, or unknown options; BasisTooLargeError where it does not fit."""
+        if not isinstance(self.basis, str):
+            simple.check_map(self.basis)
+            return
+        need = self.bytes_needed()
+        most = free_bytes(self.device) if self.max_bytes is None else self.max_bytes
+        if need > most:
+            raise BasisTooLargeError(
+                f"basis={self.basis!r} for images of {'×'.join(map(str, self.shape))} (D = {self.dim:,}) needs "
+                f"{need:,} bytes, {most:,} are allowed: use basis='kron', 'patch_pca' with smaller blocks, "
+                f"'haar_pca' with more levels, or 'truncated' with a smaller rank"
+            )  # fmt: skip
+
+    def bytes_needed(self) -> int:
+        """What is dense: the components in float32, or the matrix in float64 that they are computed from."""
         options = self.options()
-        if self.basis in ("pca", "truncated", "rotation") or options.get("levels") == 0:
-            k = min(self.dim, self.n) if self.basis != "rotation" else self.dim
-            k = min(k, self.leading() or k)
-            square = 8 * (self.dim if self.basis == "rotation" else min(self.n, self.dim)) ** 2
-            need = max(4 * self.dim * k, square if self.solver_for() in ("cov", "gram") else 16 * self.dim * k)
-            most = free_bytes(self.device) if self.max_bytes is None else self.max_bytes
-            if need > most:
-                raise BasisTooLargeError(
-                    f"basis={self.basis!r} for images of {'×'.join(map(str, self.shape))} (D = {self.dim:,}) needs "
-                    f"{need:,} bytes, {most:,} are allowed: use basis='kron', 'patch_pca' or 'haar_pca', or "
-                    f"'truncated' with a smaller rank"
-                )  # fmt: skip
+        if self.basis == "patch_pca":
+            block = self.shape[0] * options["block_size"] ** 2
+            return 8 * block**2 * (self.dim // block if options["per_block"] else 1)
+        if self.basis == "rotation":
+            return 8 * self.dim**2
+        if self.basis == "haar_pca" and options["levels"] > 0:
+            return 8 * (self.dim // 4 ** options["levels"]) ** 2
+        if self.basis not in ("pca", "truncated", "haar_pca"):
+            return 0
+        k = min(self.dim, self.n)
+        k, solver = min(k, self.leading() or k), self.solver_for()
+        work = {"cov": 8 * self.dim**2, "gram": 8 * min(self.n, self.dim) ** 2}.get(solver, 16 * self.dim * k)
+        return max(4 * self.dim * k, work)
 
     def leading(self) -> int | None:
         """How many components of a PCA are asked for."""

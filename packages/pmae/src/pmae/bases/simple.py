@@ -42,6 +42,13 @@ def random_rotation(dim: int, seed: int) -> Tensor:
     return positive_peaks((q * r.diagonal().sign()).T)
 
 
+def check_map(given: Any) -> None:
+    """Raises ValueError for an object that is no map as :class:`Custom` takes it."""
+    missing = [name for name in ("analysis", "synthesis", "shares") if not hasattr(given, name)]
+    if missing:
+        raise ValueError(f"basis={given!r} has no {', '.join(missing)}: a name, or an object with these")
+
+
 class Custom(Basis):
     """A caller's map: ``analysis`` (B, C, H, W) to (B, K), ``synthesis`` back, and ``shares`` (K,).
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..errors import CheckpointError, DataError, NumericalError, ShapeError
+from ..errors import BasisTooLargeError, CheckpointError, DataError, NumericalError, ShapeError
 from . import data, measure, printing, ratios, spaces, training, using
 from .options import QuietOption, VerboseOption, share
 from .printing import USUAL, say, set_volume
@@ -74,6 +74,8 @@ def _verdict(error: Exception) -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         return 2, f"{error.format_message()}{hint}"
+    if isinstance(error, BasisTooLargeError):
+        return 6, str(error)
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return 6, f"{error or 'out of memory'}: {MEMORY_ADVICE}"
     for kinds, code in ((CheckpointError, 4), (NumericalError, 5), ((DataError, ShapeError), 3), (ValueError, 2)):

@@ -75,6 +75,7 @@ def pretrain(
         ),
     ] = None,
     track: Annotated[str | None, typer.Option(help="tensorboard: write the records there, too.")] = None,
+    pad: Annotated[bool, typer.Option("--pad", help="Pad images whose sides the patch size does not divide.")] = False,
     size: SizeOption = None,
     channels: ChannelsOption = None,
     option: SourceOption = None,
@@ -87,7 +88,8 @@ def pretrain(
         "data": data, "size": size, "channels": channels, "method": method, "heldout": heldout,
         "space": None if space is None else str(space),
         "options": pairs(option),
-        "model": {"preset": preset, "ratio": None if ratio is None else _ratio(ratio), "seed": seed},
+        "model": {"preset": preset, "ratio": None if ratio is None else _ratio(ratio), "seed": seed,
+                  "pad": pad or None},
         "train": {
             "epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": precision, "wall_clock": wall_clock,
             "compile": compile or None, "track": track, "seed": seed,

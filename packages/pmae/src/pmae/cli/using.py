@@ -144,7 +144,7 @@ def export(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="Folder (timm, hf) or file (onnx, torchscript) to write.")],
     format: Annotated[str, typer.Option("--format", help="timm, hf, onnx or torchscript.")] = "timm",
-    pool: PoolOption = "avg",
+    pool: Annotated[str | None, typer.Option(help="onnx, torchscript: cls (default), avg, cls+avg or tokens.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the encoder in another library's format."""

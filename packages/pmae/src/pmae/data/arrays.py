@@ -13,6 +13,7 @@ from .imageset import ImageSet
 
 LAYOUTS = ("auto", "NCHW", "NHWC")
 MOST_CHANNELS = 16  # an axis longer than that is not taken for the channels
+USUAL = (1, 3, 4)  # numbers of channels
 
 
 def read_npz(split: str, path: Path | None = None, layout: str = "auto", name: str = "npz") -> ImageSet:
@@ -50,6 +51,8 @@ def read_npy(split: str, path: Path | None = None, layout: str = "auto") -> Imag
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise DataError(f"{path} is no npy file: {error}") from None
+    if not isinstance(images, np.ndarray):
+        raise DataError(f"{path} holds several arrays: use npz:{path}")
     return ImageSet(channels_first(images, layout, path), None, None, "npy")
 
 
@@ -76,7 +79,8 @@ def _member(file: Any, key: str, path: Path | None) -> np.ndarray:
 def channels_first(images: np.ndarray, layout: str, path: Any) -> np.ndarray:
     """(N, H, W), (N, C, H, W) or (N, H, W, C) as a view (N, C, H, W).
 
-    "auto" takes the one axis of at most 16 for the channels. Raises ShapeError where both are; DataError, ValueError.
+    "auto" takes the one axis of at most 16 for the channels; of two, the last if it alone is 1, 3 or 4, else the first.
+    Raises ShapeError where neither is; DataError, ValueError.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r}: one of {', '.join(LAYOUTS)}")
@@ -87,12 +91,12 @@ def channels_first(images: np.ndarray, layout: str, path: Any) -> np.ndarray:
     if images.ndim != 4 or 0 in images.shape:
         raise ShapeError(f"{path}: images have shape {images.shape}: (N, H, W), (N, C, H, W) or (N, H, W, C)")
     if layout == "auto":
-        first, last = images.shape[1] <= MOST_CHANNELS, images.shape[3] <= MOST_CHANNELS
-        if first == last:
+        first, last = images.shape[1], images.shape[3]
+        if min(first, last) > MOST_CHANNELS:
             raise ShapeError(
                 f"{path}: images of shape {images.shape}: which axis is the channels? Give layout=NCHW or NHWC"
             )
-        layout = "NCHW" if first else "NHWC"
+        layout = "NHWC" if first > MOST_CHANNELS or (last in USUAL and first not in USUAL) else "NCHW"
     return images if layout == "NCHW" else np.moveaxis(images, 3, 1)
 
 

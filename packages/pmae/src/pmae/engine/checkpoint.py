@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..files import write_tensors
 
 FORMAT = 1
 LATEST, STATE, MODEL, OPTIMIZER = "latest", "state.json", "model.safetensors", "optimizer.safetensors"
@@ -54,8 +55,8 @@ def save(root: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], sta
         for stale in root.glob("ckpt-*.tmp"):
             shutil.rmtree(stale)
         temporary.mkdir()
-        save_file(model, temporary / MODEL)
-        save_file(optimizer, temporary / OPTIMIZER)
+        write_tensors(temporary / MODEL, model)
+        write_tensors(temporary / OPTIMIZER, optimizer)
         (temporary / STATE).write_text(json.dumps({"format": FORMAT, **state}), encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
             _flush(path)

@@ -143,6 +143,8 @@ def fit(
     _positive(accumulate=accumulate)
     path = None if out is None else Path(out)
     tracking.check(track, path)
+    if path is not None and model.method == "pmae":
+        model.space.check_savable()
     world = joined(device)
     with _signals() as stopped:
         feed = Feed(images, world.device, layout)

@@ -186,7 +186,8 @@ def train_one(job: Job, profile: Profile, out: Path, device: str) -> Run:
             spent += (time.process_time() if device == "cpu" else time.perf_counter()) - began
             losses = [float(record["fvu"]) for record in result.history]
             speed = result.images_per_s
-        accuracy.append(judge(model, train, labels, test, wanted, profile.pools, device))
+        pools = profile.pools if share == job.curve[-1] else profile.pools[:1]  # curves are of one way to pool
+        accuracy.append(judge(model, train, labels, test, wanted, pools, device))
     return Run(job, accuracy, losses, fresh_fvu(model, test, job.seed, device), spent, speed)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, ShapeError
+from ..images import check_unit_scale
 from ..samplers import ComponentSampler
 from ..space import Hidden, MaskSpace
 from ..standardize import Standardizer
@@ -53,11 +54,15 @@ class _Autoencoder(nn.Module):
     standardizer: Standardizer
     image_shape: tuple[int, int, int]
 
-    def features(self, images: Tensor, pool: str = "avg", standardized: bool = False) -> Tensor:
+    def features(self, images: Tensor, pool: str | None = None, standardized: bool = False) -> Tensor:
         """Representations of whole images (B, C, H, W), which are on the [0, 1] scale unless `standardized`.
 
-        `pool` is "cls", "avg", "cls+avg" or "tokens"; see :meth:`pmae.models.network.Network.features`. Gradients flow.
+        `pool` is "cls", "avg", "cls+avg" or "tokens", see :meth:`pmae.models.network.Network.features`; None: "cls", as
+        in the paper, or "avg" where the encoder has no CLS token. Gradients flow.
+
+        Raises ShapeError, DataError, ValueError.
         """
+        pool = self.network.usual_pool if pool is None else pool
         return self.network.features(self._standardized(images, standardized), pool)
 
     def save_pretrained(self, folder: str | Path, settings: dict[str, Any] | None = None) -> None:
@@ -72,9 +77,16 @@ class _Autoencoder(nn.Module):
         if images.shape[1:] != self.image_shape:
             expected = ", ".join(map(str, self.image_shape))
             raise ShapeError(f"images have shape {tuple(images.shape)}; this model takes (B, {expected})")
+        if len(images) == 0:
+            raise ShapeError(f"images have shape {tuple(images.shape)}: at least one is needed")
         if not images.is_floating_point():
             raise DataError(f"images are {images.dtype}; the model takes floats in [0, 1]: did you forget /255?")
-        return images if standardized else self.standardizer.standardize(images)
+        if standardized:
+            return images
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if not traced:
+            check_unit_scale(images)
+        return self.standardizer.standardize(images)
 
 
 class PMAE(_Autoencoder):

@@ -192,7 +192,7 @@ def choose_patch_size(image_shape: tuple[int, int, int], preferred: int = 8) -> 
             return patch
     raise ShapeError(
         f"no patch size near {preferred} divides {height}×{width} images into {_FEWEST_PATCHES} patches or more: "
-        f"{_nearest_sizes(height, width, preferred)}, or set patch_size or pad=True"
+        f"{_nearest_sizes(height, width, preferred)}, or set patch_size or pad=True (--pad)"
     )
 
 
@@ -210,7 +210,7 @@ def padded_size(image_shape: tuple[int, int, int], stride: int, pad: bool) -> tu
     if not pad:
         raise ShapeError(
             f"images are {height}×{width}, no multiple of the network's patches of {stride}×{stride} pixels: "
-            f"{_nearest_sizes(height, width, stride)}, or set pad=True or another patch_size"
+            f"{_nearest_sizes(height, width, stride)}, or set pad=True (--pad) or another patch_size"
         )
     return -(-height // stride) * stride, -(-width // stride) * stride
 

@@ -56,7 +56,7 @@ class Network(nn.Module):
         prediction: Tensor = self.decoder(self.encoder.encode(self.padded(visible), keep), keep)
         return prediction[..., : self.height, : self.width].to(visible.dtype)
 
-    def features(self, images: Tensor, pool: str = "avg") -> Tensor:
+    def features(self, images: Tensor, pool: str) -> Tensor:
         """Features of standardised images (B, C, H, W).
 
         Parameters
@@ -83,6 +83,11 @@ class Network(nn.Module):
         if pool == "tokens":
             return patches
         return {"cls": cls, "avg": patches.mean(1), "cls+avg": torch.cat([cls, patches.mean(1)], dim=1)}[pool]
+
+    @property
+    def usual_pool(self) -> str:
+        """ "cls", as in the paper, or "avg" where the encoder has no CLS token."""
+        return "cls" if self.encoder.num_prefix_tokens else "avg"
 
     def check_pool(self, pool: str) -> None:
         """Raises ValueError for a pool that :meth:`features` does not know or that the encoder does not have."""

@@ -7,17 +7,15 @@ metadata which space the weights were trained in.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..files import write_file, write_tensors
 from ..space import MaskSpace
 from ..standardize import Standardizer
 from .config import PMAEConfig
@@ -53,7 +51,7 @@ def save(model: Any, folder: str | Path, settings: dict[str, Any], weights: dict
         about |= {"image_shape": list(model.image_shape), "standardize": model.standardizer.mode}
         weights |= {f"standardizer.{name}": getattr(model.standardizer, name).cpu().contiguous() for name in _SCALE}
     config = {"method": model.method, "model": model.config.to_dict(), **settings}
-    write_file(folder / MODEL, lambda path: save_file(weights, path, metadata={"pmae": json.dumps(about)}))
+    write_file(folder / MODEL, lambda path: write_tensors(path, weights, {"pmae": json.dumps(about)}))
     write_file(folder / CONFIG, lambda path: path.write_text(yaml.safe_dump(config, sort_keys=False)))
 
 
@@ -112,13 +110,3 @@ def _about(path: Path) -> dict[str, Any]:
             return json.loads((file.metadata() or {}).get("pmae", "{}"))
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """The old file or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..engine.augment import random_views
+from ..engine.schedule import lr_factor, scaled_lr
 from ..errors import NumericalError, ShapeError
 from ..images import Source, as_source
 from .features import evaluating, extract, place
@@ -163,7 +164,7 @@ def feature_head(
 ) -> ProbeResult:
     """Train a head on features, standardised by the mean and deviation of the training part."""
     x, y = as_features(parts[0], parts[1], "train")
-    test_x, test_y = as_features(parts[2], parts[3], "test")
+    test_x, test_y = as_features(parts[2], parts[3], "test", x.shape[1])
     fit_x, fit_y, val_x, val_y = split_off(x, y, val, seed)
     labels = as_labels(fit_y, val_y, test_y)
     mean, std = fit_x.mean(0), fit_x.std(0)
@@ -216,13 +217,15 @@ def train(
     steps = n // batch
     wanted = torch.from_numpy(labels.train)
     optimizer = _optimizer(module, recipe)
+    peak = scaled_lr(batch, recipe.lr)
+    warmup = recipe.warmup_epochs if recipe.warmup_epochs < recipe.epochs else recipe.epochs / 10
     best, chosen, optimistic = -1.0, (0, np.empty(0), np.empty(0)), 0.0
     for epoch in range(recipe.epochs):
         module.train()
         total = torch.zeros((), device=device)
         for step, rows in enumerate(torch.randperm(n, generator=generator)[: steps * batch].view(steps, batch)):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * batch / REFERENCE * _factor(epoch + step / steps, recipe)
+                group["lr"] = peak * lr_factor((epoch + step / steps) / recipe.epochs, recipe.epochs, warmup)
             x = inputs[rows.to(device)] if isinstance(inputs, Tensor) else inputs.take(rows.numpy()).to(device)
             if recipe.augment == "crop+flip":
                 x = random_views(x, generator)
@@ -257,14 +260,6 @@ def _loss(scores: Tensor, labels: Tensor) -> Tensor:
     if labels.ndim == 2:
         return F.binary_cross_entropy_with_logits(scores, labels.float())
     return F.cross_entropy(scores, labels)
-
-
-def _factor(epoch: float, recipe: Recipe) -> float:
-    """Linear warm-up, then half a cosine; a warm-up that would fill the run takes a tenth of it."""
-    warmup = recipe.warmup_epochs if recipe.warmup_epochs < recipe.epochs else recipe.epochs / 10
-    if epoch < warmup:
-        return epoch / warmup
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (recipe.epochs - warmup)))
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

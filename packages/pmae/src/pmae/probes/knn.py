@@ -38,10 +38,10 @@ def knn_probe(
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r}: one of {', '.join(METRICS)}")
     train_x, train_y = as_features(train_x, train_y, "train")
-    test_x, test_y = as_features(test_x, test_y, "test")
+    test_x, test_y = as_features(test_x, test_y, "test", train_x.shape[1])
     fit_x, fit_y, val_x, val_y = split_off(train_x, train_y, val, seed)
     labels = as_labels(fit_y, val_y, test_y)
-    ks = [k] if isinstance(k, int) else sorted(k)
+    ks = [int(k)] if isinstance(k, int | np.integer) else sorted(k)
     if not ks or ks[0] < 1 or ks[-1] > len(fit_x):
         raise ValueError(f"k={k}: from 1 to {len(fit_x)}, the number of training images")
     where, n_classes = device_for(device), len(labels.classes)

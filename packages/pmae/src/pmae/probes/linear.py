@@ -61,7 +61,7 @@ def linear_probe(
     if recipe or model is not None:
         raise ValueError(f"{', '.join(recipe) or 'model'}: only with protocol='paper'")
     train_x, train_y = as_features(train_x, train_y, "train")
-    test_x, test_y = as_features(test_x, test_y, "test")
+    test_x, test_y = as_features(test_x, test_y, "test", train_x.shape[1])
     fit_x, fit_y, val_x, val_y = split_off(train_x, train_y, val, seed)
     labels = as_labels(fit_y, val_y, test_y)
     where = device_for(device)

@@ -54,7 +54,7 @@ class Labels:
 
 def as_labels(train: Any, val: Any, test: Any) -> Labels:
     """Number the classes. Raises ShapeError, DataError."""
-    parts = [np.asarray(part) for part in (train, val, test)]
+    parts = [_whole(np.asarray(part)) for part in (train, val, test)]
     for part in parts:
         if part.dtype.kind not in "iub" or part.ndim not in (1, 2) or part.shape[1:] != parts[0].shape[1:]:
             raise ShapeError(f"labels are {part.dtype} of shape {part.shape}: whole numbers (N,), or 0 and 1 (N, L)")
@@ -66,6 +66,15 @@ def as_labels(train: Any, val: Any, test: Any) -> Labels:
     if len(np.unique(parts[0])) < 2:
         raise DataError(f"all {len(parts[0])} training labels are {parts[0][0]}: at least two classes are needed")
     return Labels([int(each) for each in classes], False, *(np.searchsorted(classes, part) for part in parts))
+
+
+def _whole(labels: np.ndarray) -> np.ndarray:
+    """(N, 1) as (N,), as MedMNIST has them, and floats that are whole numbers as these."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.rint(labels)).all():
+        return labels.astype(np.int64)
+    return labels
 
 
 def validation_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,15 +100,17 @@ def split_off(x: np.ndarray, y: np.ndarray, val: Any, seed: int) -> tuple[np.nda
     return x[fit], y[fit], x[held], y[held]
 
 
-def as_features(features: Any, labels: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 (N, d) and labels as arrays. Raises ShapeError, DataError."""
+def as_features(features: Any, labels: Any, name: str, width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 (N, d), d = ``width`` if that is given, and labels as arrays. Raises ShapeError, DataError."""
     x, y = (part.numpy(force=True) if isinstance(part, Tensor) else np.asarray(part) for part in (features, labels))
     if x.ndim != 2 or len(x) != len(y) or not len(x):
         raise ShapeError(f"{name}: features of shape {x.shape} and labels of shape {y.shape}: (N, d) and N labels")
+    if width is not None and x.shape[1] != width:
+        raise ShapeError(f"{name}: features of shape {x.shape}, those of training are (N, {width})")
     x = x.astype(np.float32, copy=False)
     if not np.isfinite(x).all():
         raise DataError(f"{name}: features hold NaN or infinite values")
-    return x, y
+    return x, _whole(y)
 
 
 def accuracy_of(scores: np.ndarray, labels: np.ndarray) -> float:

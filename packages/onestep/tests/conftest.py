@@ -1,0 +1,18 @@
+import os
+
+# Compiling is most of the time here, and what is compiled is small. Child processes have it, too.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
+import jax
+import psutil
+import pytest
+
+MOST = 2 << 30  # bytes of this process, above which compiled programs are let go
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_do_not_pile_up():
+    """Those of all files together would take four gigabytes."""
+    yield
+    if psutil.Process().memory_info().rss > MOST:
+        jax.clear_caches()
