@@ -15,6 +15,8 @@ import pytest
 import onestep_diffusion as osd
 from onestep_diffusion import loop, methods, monitor, train
 from onestep_diffusion.errors import DivergedError, InterruptedRun
+from onestep_diffusion.evaluation.assets import shipped_teacher
+from onestep_diffusion.features import features
 from onestep_diffusion.score import denoising_loss
 
 NET = {"hidden": 8, "blocks": 1}
@@ -151,6 +153,20 @@ def test_the_ratio_never_sees_the_teacher(teacher):
     biggest = max(leaf.size for leaf in jax.tree.leaves(teacher.params))
     constants = [line for line in text.splitlines() if 'stablehlo.constant dense<"' in line]
     assert not any(f"tensor<{biggest}x" in line or "64x8xf32" in line for line in constants)
+
+
+def test_the_distance_to_digits_falls_fivefold_in_300_updates():
+    """Frechet distance in the features of a classifier of digits, from the shipped teacher's single step on."""
+    data = osd.load_data("digits")
+    reference = features(data.x, "digits")
+    teacher = shipped_teacher("multi")
+    found = osd.train_student(data, teacher, osd.StudentConfig(steps=300, aux_updates=2))
+
+    def distance(generator):
+        rows = generator.sample(1500, seed=1).reshape(1500, *data.shape)
+        return osd.fid(features(rows, "digits"), reference)
+
+    assert distance(found.generator_ema) < distance(teacher.one_step()) / 5
 
 
 METHODS = {  # method -> (arrays trained beside the generator, teacher in the step)

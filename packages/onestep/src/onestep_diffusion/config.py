@@ -141,7 +141,8 @@ class StudentConfig(Config):
         warmup: steps over which both rise linearly from zero.
         aux_updates: updates of the second network per update of the generator.
         sigma_init: noise level at which the generator is evaluated.
-        few_steps: 1 | 2 | 4: also train at so many levels, on own samples noised again (`FewStepGenerator`).
+        few_steps: 1 | 2 | 4: also train at so many of `few_step_levels`, on own samples noised again. One ratio sees
+            the samples of all of them, so it is their mixture that is fitted to the data.
         sigma_law, ratio_sigma_law: noise levels of the generator's and of the second network's updates; None is the
             method's own: EDM's lognormal law, SiD's for its generator, sigma = 0.02 for `gan`.
         omega: see `omega_weight`; `auto` becomes `sigma` for methods with a ratio, `sigma2` for scores.
