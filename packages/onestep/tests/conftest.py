@@ -16,3 +16,11 @@ def programs_do_not_pile_up():
     yield
     if psutil.Process().memory_info().rss > MOST:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """For tests of what does not depend on how well XLA optimises: compiling takes most of their time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -12,12 +12,7 @@ from onestep_diffusion.toy import mixture
 DELTAS, SIGMAS = (1.0, 0.1), (0.1, 1.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_to_compile():
-    """What is tested here does not depend on how well XLA optimises, and compiling takes most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import zipfile
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -30,12 +29,7 @@ def call(*arguments):
     return stopped.value.code
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_to_compile():
-    """What is tested here does not depend on how well XLA optimises, and compiling takes most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,7 @@ SHORT = {"steps": 4, "batch_size": 8, "steps_per_call": 2, "aux_updates": 1}
 NET = {"hidden": 8, "blocks": 1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_to_compile():
-    """What is tested here does not depend on how well XLA optimises, and compiling takes most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.fixture(scope="module")

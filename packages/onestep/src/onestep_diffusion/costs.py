@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from . import methods, nets
 from .config import StudentConfig
@@ -82,6 +83,4 @@ def forward_flops(net: Any) -> float:
 
 
 def _abstract_ratio(net: dict[str, Any], width: float) -> Any:
-    from flax import nnx
-
     return nnx.eval_shape(lambda: nets.build(net, rngs=nnx.Rngs(0)).ratio_head(width, rngs=nnx.Rngs(0)))

@@ -372,9 +372,10 @@ def run_keys(seed: int, kind: str) -> Array:
 
 def _warmed_up(data: Dataset, net: dict[str, Any], cfg: StudentConfig, steps: int, seed: int) -> nets.Params:
     """Weights after so many steps of denoising at the second network's levels: a teacher's cost in small."""
+    preset, settings = nets.preset_of(net)
     teacher = TeacherConfig(
-        net=next(name for name, preset in nets.PRESETS.items() if preset["net"] == net["net"]),
-        net_kwargs={name: value for name, value in net.items() if name not in ("net", "precision")},
+        net=preset,
+        net_kwargs=settings,
         sigma_law=_law(cfg.ratio_sigma_law),
         steps=steps,
         batch_size=cfg.batch_size,

@@ -136,8 +136,8 @@ class ItemSource(Source):
 
 def as_tensor(array: Any) -> Tensor:
     """A copy of an array, so that read-only, strided and big-endian ones will do."""
-    copy = np.array(array)
-    return torch.from_numpy(copy.astype(copy.dtype.newbyteorder("=")))
+    found = np.asarray(array)
+    return torch.from_numpy(np.array(found, dtype=found.dtype.newbyteorder("=")))
 
 
 def unit_scale(images: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .files import written
 from .inspection import Draws
 
 SHOWN = 40  # components whose inclusion is drawn one by one
@@ -156,9 +156,5 @@ def _unique(values: Any) -> list[Any]:
 
 def _write(figure: Figure, path: Path) -> None:
     """The old file or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written(path) as temporary:
         figure.savefig(temporary, dpi=140, format=path.suffix.lstrip(".") or "png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -229,11 +229,10 @@ class Hidden:
         cpu = space.basis.spread(mask.cpu())
         self.n = int(cpu.sum()) if self.shared else space.n_components
         size = _bucket(self.n, space.n_components) if pad else self.n
-        weight = losses.weights(space.variances / space.total_variance, cpu, gamma) / losses.norm(
-            space.variances, cpu, reduction
-        )
+        norm = losses.norm(space.variances, cpu, reduction)
+        weight = losses.weights(space.variances / space.total_variance, cpu, gamma) / norm
         unexplained = cpu / losses.norm(space.variances, cpu, "variance")
-        scale = cpu.any(-1) / losses.norm(space.variances, cpu, reduction).squeeze(-1)
+        scale = cpu.any(-1) / norm.squeeze(-1)
         if self.shared:
             index = cpu.nonzero().squeeze(1)
             self.index = index.to(device)

@@ -23,7 +23,7 @@ from .options import (
     use_device,
     words,
 )
-from .printing import quiet, say, show, table, to_json
+from .printing import quiet, say, show, table, write_facts
 from .using import ratio_of
 
 CLAIM_FAILED = 1
@@ -60,9 +60,7 @@ def certify(
         "run": str(run), "data": data, "held_out_rows": len(held_out.held_out), "level": level,
         "js_lower": found.js_lower, "levels": rows,
     }  # fmt: skip
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(to_json(facts) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    write_facts(out, facts)
     save_distance_plot(out.with_suffix(".png"), found)
     if as_json:
         show(facts, True)

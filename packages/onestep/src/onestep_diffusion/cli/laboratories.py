@@ -25,7 +25,7 @@ from .options import (
     use_device,
     words,
 )
-from .printing import progress, show, table, to_json, training_progress
+from .printing import progress, show, table, training_progress, write_facts
 from .training import _config
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def probe(
         )  # fmt: skip
     facts: dict[str, Any] = {"data": data, "features": features, "strategies": found.table, "probes": found.probes}
     if budgets is not None:
-        from ..nets import config
+        from ..nets import config, preset_of
 
         net = config(known.net)
-        preset, kwargs = _preset(net)
+        preset, kwargs = preset_of(net)
         teacher_cfg = TeacherConfig(net=preset, net_kwargs=kwargs, conditional=known.net.labels > 0)
         with training_progress("teachers and students") as report:
             facts["teacher_steps"] = teacher_budget(
@@ -106,7 +106,7 @@ def probe(
     save_quality_plot(out / "quality.png", found.table)
     if budgets is not None:
         save_budget_plot(out / "teacher_steps.png", facts["teacher_steps"])
-    _write(out / "probe.json", facts)
+    write_facts(out / "probe.json", facts)
     if as_json:
         show(facts, True)
         return
@@ -144,7 +144,7 @@ def bias(
     out.mkdir(exist_ok=True)
     save_bias_plot(out / "bias.png", found)
     facts = {"errors": found, "slopes": slopes}
-    _write(out / "bias.json", facts)
+    write_facts(out / "bias.json", facts)
     if as_json:
         show(facts, True)
         return
@@ -190,7 +190,7 @@ def frontier(
         )
     out.mkdir(exist_ok=True)
     save_frontier_plot(out / "frontier.png", found)
-    _write(out / "frontier.json", {"data": data, "features": features, "runs": found})
+    write_facts(out / "frontier.json", {"data": data, "features": features, "runs": found})
     if as_json:
         show({"runs": found}, True)
         return
@@ -213,17 +213,3 @@ def _data_of(teacher: Any, spec: str, features: str, seed: int) -> tuple[Dataset
     if data.shape != teacher.net.shape:
         raise DataError(f"{spec}: rows are {shape}, but the teacher's samples are {teacher.net.shape}")
     return data, lambda x: extract(np.asarray(x).reshape(-1, *shape))
-
-
-def _preset(net: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The preset of this kind of network and the settings that make it this network."""
-    from ..nets import PRESETS
-
-    name = next(name for name, preset in PRESETS.items() if preset["net"] == net["net"])
-    return name, {key: value for key, value in net.items() if key not in ("net", "precision")}
-
-
-def _write(path: Path, facts: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(to_json(facts) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger("onestep_diffusion")
@@ -181,3 +182,20 @@ def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "; ".join(_cell(v) for v in value)
     return str(value)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes the path when all went well."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_facts(path: Path, facts: dict[str, Any]) -> None:
+    """Facts as JSON in a file that is there whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(to_json(facts) + "\n", encoding="utf-8")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +25,7 @@ from .options import (
     settings_of,
     use_device,
 )
-from .printing import say, show, table
+from .printing import say, show, table, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -273,7 +271,7 @@ def write_samples(
     is_image = rows.ndim == 4 and rows.shape[-1] in (1, 3)
     if out.suffix == ".npz":
         arrays: dict[str, Any] = {"x": rows} | ({} if labels is None else {"labels": labels})
-        with _whole(out) as temporary, temporary.open("wb") as file:
+        with whole(out) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
     elif out.suffix == ".png":
         if not is_image:
@@ -293,17 +291,6 @@ def write_samples(
             temporary.rename(out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes the path when all went well."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _labels(text: str | None, n: int) -> Any:

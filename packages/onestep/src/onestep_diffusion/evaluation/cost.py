@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from .. import metrics, nets
 from ..config import StudentConfig
 from ..costs import update_cost
 from ..data import make_dataset
+from ..denoiser import Denoiser
 from ..train import StudentStep, make_student_step
 from .assets import digits, shipped_teacher
 from .pool import each
@@ -75,9 +77,7 @@ def _compiled(method: str) -> tuple[float, float]:
     """(FLOPs, bytes at the peak) of one compiled update of a small U-Net."""
     images = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
     data = make_dataset(images, held_out=0.0)
-    from ..denoiser import Denoiser
-
-    net = nets.build(nets.preset("unet32", data.shape) | SMALL, rngs=_rngs())
+    net = nets.build(nets.preset("unet32", data.shape) | SMALL, rngs=nnx.Rngs(0))
     teacher = Denoiser(net=net, shift=data.shift, scale=data.scale)
     step = make_student_step(data, teacher, StudentConfig(method=method, aux_updates=1, batch_size=32, net="unet32"))
     program = step.run.lower(step.state, step.pool, step.frozen, length=1).compile()  # type: ignore[attr-defined]
@@ -85,14 +85,8 @@ def _compiled(method: str) -> tuple[float, float]:
     return float(program.cost_analysis()["flops"]), float(memory.temp_size_in_bytes + memory.argument_size_in_bytes)
 
 
-def _rngs() -> Any:
-    from flax import nnx
-
-    return nnx.Rngs(0)
-
-
 def _whole_updates(experiment: Experiment, profile: Profile) -> None:
-    """One program for 50 updates, one for each, and no program at all; the ratio beside two scores."""
+    """One program for many updates, one for each, and no program at all; the ratio beside two scores."""
     teacher, data = shipped_teacher("multi"), digits()
 
     def made(method: str) -> StudentStep:

@@ -10,7 +10,7 @@ import numpy as np
 from .plots import draw_bars
 from .pool import each
 from .profiles import Profile
-from .report import Artifact, Claim, Experiment, Metric, factor_interval
+from .report import Artifact, Claim, Experiment, Metric, factor
 from .students import Group, Run, student_settings, train_group
 
 ALPHAS = {"skew_js": 0.5}
@@ -38,8 +38,8 @@ def run_divergences(profile: Profile, rng: np.random.Generator, out: Path, devic
     spread = log[ranked[-1]] - log[ranked[0]]
     experiment.claims.append(
         Claim(
-            id="any-divergence", measured=float(np.exp(spread.mean())), ci=factor_interval(spread), op="<=",
-            value=2.5, n=len(spread), paper="a family of divergences (v1)", unit="times in FD, worst over best",
+            id="any-divergence", **factor(spread), op="<=",
+            value=2.5, paper="a family of divergences (v1)", unit="times in FD, worst over best",
             statement=f"{len(ranked)} divergences bring the generator about as near to the data.",
             note=f"best {ranked[0]}, worst {ranked[-1]}; {', '.join(profile.unbounded)} are reported, not judged",
         )
@@ -74,8 +74,8 @@ def run_tricks(profile: Profile, rng: np.random.Generator, out: Path, device: st
     ):
         experiment.claims.append(
             Claim(
-                id=identifier, measured=float(np.exp(values.mean())), ci=factor_interval(values), op="<",
-                value=value, n=len(values), statement=statement, paper="no gradient penalty, no spectral norm (v3)",
+                id=identifier, **factor(values), op="<",
+                value=value, statement=statement, paper="no gradient penalty, no spectral norm (v3)",
                 unit="times in FD", note=note,
             )
         )  # fmt: skip

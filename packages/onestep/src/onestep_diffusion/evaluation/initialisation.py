@@ -13,7 +13,7 @@ from ..probes import map_error
 from .plots import draw_curves, draw_samples
 from .pool import each
 from .profiles import MAIN, Profile
-from .report import Artifact, Claim, Experiment, Metric, factor_interval, t_interval
+from .report import Artifact, Claim, Experiment, Metric, factor, t_interval
 from .students import (
     SECOND,
     Group,
@@ -174,8 +174,7 @@ def _needs_weights(runs: Runs, profile: str) -> list[Claim]:
             log = np.log(needed / reached)
             claims.append(
                 Claim(
-                    id=f"teacher-init-speed-{method}", measured=float(np.exp(log.mean())), op=">", value=2.0,
-                    ci=factor_interval(log), n=len(log), unit="times the updates",
+                    id=f"teacher-init-speed-{method}", **factor(log), op=">", value=2.0, unit="times the updates",
                     statement=f"Random weights need more updates to {REACHED:.0%} of the starting distance ({method}).",
                     note=f"{len(never)} of {len(random)} did not get there in {random[0].curve[-1][0]} updates, which "
                     "are counted" if never else "",
@@ -208,8 +207,8 @@ def _times(
 ) -> Claim:  # fmt: skip
     log = np.log([a.final / b.final for a, b in zip(worse, better, strict=True)])
     return Claim(
-        id=identifier, measured=float(np.exp(log.mean())), ci=factor_interval(log),
-        op=">", value=value, n=len(log), statement=statement, paper=paper, unit=unit,
+        id=identifier, **factor(log),
+        op=">", value=value, statement=statement, paper=paper, unit=unit,
         note=f"after {worse[0].curve[-1][0]:,} updates",
     )  # fmt: skip
 

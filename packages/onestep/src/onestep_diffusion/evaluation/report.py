@@ -141,10 +141,11 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     return float(x.mean()) - half, float(x.mean()) + half
 
 
-def factor_interval(log: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Student interval of a geometric mean, from logarithms."""
-    low, high = t_interval(log, level)
-    return float(np.exp(low)), float(np.exp(high))
+def factor(log: ArrayLike) -> dict[str, Any]:
+    """measured, ci and n of a claim on a geometric mean, from logarithms: one value each seed, say."""
+    x = np.asarray(log, dtype=float)
+    low, high = np.exp(t_interval(x))
+    return {"measured": float(np.exp(x.mean())), "ci": (float(low), float(high)), "n": x.size}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,7 +12,7 @@ from ..metrics import sliced_wasserstein
 from ..train import train_student, train_teacher
 from .pool import each
 from .profiles import Profile
-from .report import Claim, Experiment, Metric, factor_interval
+from .report import Claim, Experiment, Metric, factor
 from .students import student_settings
 
 ROWS, HELD_OUT, TEACHER_STEPS, SAMPLES = 6_000, 0.25, 2_500, 4_000
@@ -34,8 +34,8 @@ def run_rings(profile: Profile, rng: np.random.Generator, out: Path, device: str
     ):  # fmt: skip
         experiment.claims.append(
             Claim(
-                id=identifier, measured=float(np.exp(log.mean())), ci=factor_interval(log), op="<",
-                value=value, n=len(log), statement=statement, paper="no teacher's bias (v4)",
+                id=identifier, **factor(log), op="<",
+                value=value, statement=statement, paper="no teacher's bias (v4)",
                 unit="times in sliced Wasserstein", note=f"three rings, {profile.ring_updates:,} updates",
             )
         )  # fmt: skip

@@ -46,10 +46,7 @@ class Group:
 
 @dataclass
 class Run:
-    """One student: (updates, FD) while it was trained, from 0 on; seconds of training, shared among those side by side.
-
-    nonfinite : a value of training was not finite.
-    """
+    """One student: (updates, FD) while it was trained, from 0 on; seconds of training, of its share if side by side."""
 
     settings: StudentConfig
     seed: int

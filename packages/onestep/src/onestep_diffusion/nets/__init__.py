@@ -39,6 +39,7 @@ __all__ = [
     "count_parameters",
     "merge",
     "preset",
+    "preset_of",
     "split",
 ]
 
@@ -81,6 +82,12 @@ def preset(name: str, shape: Sequence[int], labels: int = 0) -> dict[str, Any]:
     if len(shape) != 3 or shape[0] != shape[1]:
         raise ConfigError(f"preset {name} takes square images (h, h, c); got samples of shape {tuple(shape)}")
     return chosen | {"image_size": int(shape[0]), "channels": int(shape[2])}
+
+
+def preset_of(net: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The preset for networks of this kind, and the settings, but the precision, that make it this config's."""
+    name = next(name for name, found in PRESETS.items() if found["net"] == net["net"])
+    return name, {key: value for key, value in net.items() if key not in ("net", "precision")}
 
 
 def build(config: Mapping[str, Any], *, rngs: nnx.Rngs | NoRngs) -> Any:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,6 +47,7 @@ def embed(
     check_out(out)
     import numpy as np
 
+    from ..files import written
     from ..probes import extract
 
     model = _load(run, device)
@@ -59,7 +58,7 @@ def embed(
         arrays["labels"] = images.labels
     if images.classes is not None:
         arrays["classes"] = np.array(images.classes)
-    with _written(out) as temporary, temporary.open("wb") as file:
+    with written(out) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
     show({"file": str(out), "images": len(features), "features": features.shape[1]}, as_json)
 
@@ -221,14 +220,3 @@ def _images(model: Any, data: str, split: str, option: list[str] | None) -> Imag
     """A split as the model takes it, whatever size and channels the data have."""
     channels, height, width = model.image_shape
     return images_of(data, split, f"{height}x{width}", channels, option)
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes the path when all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

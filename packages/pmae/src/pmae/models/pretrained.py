@@ -41,7 +41,6 @@ def save(model: Any, folder: str | Path, settings: dict[str, Any], weights: dict
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = dict(model.network.state_dict() if weights is None else weights)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     about: dict[str, Any] = {"method": model.method}
     if model.method == "pmae":
         about["space"] = model.fingerprint
@@ -49,7 +48,7 @@ def save(model: Any, folder: str | Path, settings: dict[str, Any], weights: dict
             model.space.save(folder / SPACE)
     else:
         about |= {"image_shape": list(model.image_shape), "standardize": model.standardizer.mode}
-        weights |= {f"standardizer.{name}": getattr(model.standardizer, name).cpu().contiguous() for name in _SCALE}
+        weights |= {f"standardizer.{name}": getattr(model.standardizer, name) for name in _SCALE}
     config = {"method": model.method, "model": model.config.to_dict(), **settings}
     write_file(folder / MODEL, lambda path: write_tensors(path, weights, {"pmae": json.dumps(about)}))
     write_file(folder / CONFIG, lambda path: path.write_text(yaml.safe_dump(config, sort_keys=False)))
