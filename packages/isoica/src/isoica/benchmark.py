@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from .contrasts import LOGCOSH, Array
 from .linear import PerturbedICA
-from .solvers import numpy_pass
+from .solvers import numpy_pass, polar_factor
 from .whitening import moments, white_chunks, whitening_matrix
 
 
@@ -33,13 +33,13 @@ def solver_race(
 ) -> list[Race]:
     """Race ours, Picard-O (extended) and scikit-learn's FastICA (logcosh, parallel) on ``X`` (n, p).
 
-    Ours is timed with its diagnostics, rounds of all solvers are interleaved. FastICA cannot stop on a gradient: it runs
-    the fewest of 1.3-fold growing iteration counts that reach the tolerance, or ``max_iter``. Picard when installed.
+    Ours is timed with its diagnostics, rounds of all solvers are interleaved. FastICA cannot stop on a gradient: it
+    runs the fewest of 1.3-fold growing iteration counts that reach the tolerance, or ``max_iter``. Picard when installed.
     """
     X = np.asarray(X, dtype=np.float64)
     mean, cov = moments(X, None, len(X))
     Z = (X - mean) @ whitening_matrix(cov, len(X), None)[0].T
-    start = np.random.RandomState(seed).normal(size=(Z.shape[1],) * 2)
+    start = polar_factor(np.random.RandomState(seed).normal(size=(Z.shape[1],) * 2))
     solvers = {"ours": _ours, "FastICA": _fastica}
     try:
         import picard  # noqa: F401
@@ -51,7 +51,7 @@ def solver_race(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for tol in tolerances:
-            counts = {name: max_iter for name in solvers}
+            counts = dict.fromkeys(solvers, max_iter)
             counts["FastICA"] = _fastica_iterations(Z, start, tol, max_iter, seed)
             seconds: dict[str, list[float]] = {name: [] for name in solvers}
             results = {}
