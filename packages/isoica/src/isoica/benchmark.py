@@ -34,7 +34,8 @@ def solver_race(
     """Race ours, Picard-O (extended) and scikit-learn's FastICA (logcosh, parallel) on ``X`` (n, p).
 
     Ours is timed with its diagnostics, rounds of all solvers are interleaved. FastICA cannot stop on a gradient: it
-    runs the fewest of 1.3-fold growing iteration counts that reach the tolerance, or ``max_iter``. Picard when installed.
+    runs the fewest of 1.3-fold growing iteration counts that reach the tolerance, or ``max_iter``.
+    Picard takes part when installed.
     """
     X = np.asarray(X, dtype=np.float64)
     mean, cov = moments(X, None, len(X))

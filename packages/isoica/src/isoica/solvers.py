@@ -6,7 +6,7 @@ With white data Z (k, n), rows ``W`` in O(k) and ``y = WZ`` the objective is ``f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -300,9 +300,9 @@ def saddle_test(chunks: Chunks, contrasts: Sequence[Contrast], n: int) -> Callab
     def gains(W: Array, s: Array, pairs: Array, stride: int) -> tuple[Array, Array, Array]:
         """Gain (2, m) of both ways to turn each pair, its standard error, and which way is better (m,)."""
         first, second, total = np.zeros((2, len(pairs))), np.zeros((2, len(pairs))), np.zeros(2)
-        for Z, w in chunks():
-            Y = W @ Z[:, ::stride].astype(np.float64)
-            p = np.ones(Y.shape[1]) if w is None else w[::stride].astype(np.float64)
+        for Z, w in _thinned(chunks, stride):
+            Y = W @ Z.astype(np.float64)
+            p = np.ones(Y.shape[1]) if w is None else w.astype(np.float64)
             total += [p.sum(), p @ p]
             own = np.stack([si * c.G(y) for si, c, y in zip(s, contrasts, Y, strict=True)])
             for at, (i, j) in enumerate(pairs):
@@ -342,6 +342,15 @@ def saddle_test(chunks: Chunks, contrasts: Sequence[Contrast], n: int) -> Callab
         return W if used else None
 
     return better
+
+
+def _thinned(chunks: Chunks, stride: int) -> Iterable[tuple[Array, Array | None]]:
+    """Every ``stride``-th sample as one block; all blocks as they are for stride 1."""
+    if stride == 1:
+        return chunks()
+    parts = [(Z[:, ::stride], None if w is None else w[::stride]) for Z, w in chunks()]
+    weights = [w for _, w in parts if w is not None]
+    return [(np.concatenate([Z for Z, _ in parts], axis=1), np.concatenate(weights) if weights else None)]
 
 
 def stability(runs: Sequence[Array], best: int) -> Array:
