@@ -93,7 +93,7 @@ def test_bound_grows_with_the_perturbation():
 
 
 def test_flow_cannot_be_detected_yet_costs_a_quarter_of_eta_squared():
-    S = make_sources(40_000, ["uniform", "uniform"], 0)
+    S = make_sources(20_000, ["uniform", "uniform"], 0)
     F = measure_preserving_flow(S, 0.1)
     assert np.sqrt(np.mean(np.sum((F - S) ** 2, axis=1))) == pytest.approx(0.1, rel=1e-6)
     assert np.max(np.abs(F)) <= np.sqrt(3)

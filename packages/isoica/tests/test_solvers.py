@@ -97,11 +97,11 @@ def test_saddle_test_leaves_a_saddle_and_only_a_saddle():
     turn[:2, :2] = np.array([[1, 1], [-1, 1]]) * np.sqrt(0.5)
     pass_, cs = numpy_pass(chunks), [LOGCOSH] * 3
     stuck = minimise(pass_, turn @ pair, cs, range(3), tol=1e-3, max_iter=0)
-    free = saddle_test(chunks, cs)(stuck.W, stuck.signs, stuck.objective)
+    free = saddle_test(chunks, cs, 40000)(stuck.W, stuck.signs, stuck.objective)
     assert free is not None
-    moved = symmetric(pass_, stuck.W, cs, tol=1e-3, max_iter=100, saddle=saddle_test(chunks, cs))
+    moved = symmetric(pass_, stuck.W, cs, tol=1e-3, max_iter=100, saddle=saddle_test(chunks, cs, 40000))
     assert moved.objective < stuck.objective - 1e-3
-    assert saddle_test(chunks, cs)(moved.W, moved.signs, moved.objective) is None
+    assert saddle_test(chunks, cs, 40000)(moved.W, moved.signs, moved.objective) is None
 
 
 def test_float32_data_and_streaming_give_the_same_rotation():

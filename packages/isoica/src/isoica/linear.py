@@ -158,10 +158,10 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
         chunks = white_chunks(X, mean, K, weights, self.dtype, self.batch_size)
         pass_ = self._pass(chunks, n, k)
+        self.n_samples_, self.n_effective_ = n, n_effective
         solution, contrasts, self.stability_ = self._solve(chunks, pass_, k)
         found = diagnose(chunks, solution.W, contrasts, self.algorithm, n_effective)
         self._store(solution, contrasts, found, K, mean)
-        self.n_samples_, self.n_effective_ = n, n_effective
         stride = -(-len(X) // _KEPT)
         self._sources: Array | None = self.transform(np.asarray(X[::stride]))
         self._warn(solution, found)
@@ -323,7 +323,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         W = polar_factor(W)
         if self.algorithm == "deflation":
             return deflation(pass_, W, contrasts, **options)
-        saddle = saddle_test(chunks, contrasts) if self.saddle_check else None
+        saddle = saddle_test(chunks, contrasts, self.n_samples_) if self.saddle_check else None
         return symmetric(pass_, W, contrasts, saddle=saddle, **options)
 
     def _splines(self, chunks: Chunks, W: Array) -> list[Contrast]:

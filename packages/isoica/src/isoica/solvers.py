@@ -6,7 +6,7 @@ With white data Z (k, n), rows ``W`` in O(k) and ``y = WZ`` the objective is ``f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -291,47 +291,66 @@ def _gram_schmidt(W: Array) -> Array:
     return np.asarray((q * np.where(np.diag(r) < 0, -1.0, 1.0)).T)
 
 
-def saddle_test(chunks: Chunks, contrasts: Sequence[Contrast]) -> Callable[[Array, Array, float], Array | None]:
-    """For every pair of rows: would turning it by 45° lower the objective by more than 1e-4 |f|/k? Then turn it."""
+def saddle_test(chunks: Chunks, contrasts: Sequence[Contrast], n: int) -> Callable[[Array, Array, float], Array | None]:
+    """For every pair of rows: would turning it by 45° lower the objective by more than 1e-4 |f|/k? Then turn it.
+
+    Pairs that lose beyond four standard errors on a thinned sample of the ``n`` are not looked at on all of it.
+    """
+
+    def gains(W: Array, s: Array, pairs: Array, stride: int) -> tuple[Array, Array, Array]:
+        """Gain (2, m) of both ways to turn each pair, its standard error, and which way is better (m,)."""
+        first, second, total = np.zeros((2, len(pairs))), np.zeros((2, len(pairs))), np.zeros(2)
+        for Z, w in _thinned(chunks, stride):
+            Y = W @ Z.astype(np.float64)
+            p = np.ones(Y.shape[1]) if w is None else w.astype(np.float64)
+            total += [p.sum(), p @ p]
+            own = np.stack([si * c.G(y) for si, c, y in zip(s, contrasts, Y, strict=True)])
+            for at, (i, j) in enumerate(pairs):
+                plus, minus = (Y[i] + Y[j]) * np.sqrt(0.5), (Y[i] - Y[j]) * np.sqrt(0.5)
+                for way, (a, b) in enumerate(((plus, minus), (minus, plus))):
+                    if way and s[i] == s[j] and contrasts[i] is contrasts[j]:
+                        first[1, at], second[1, at] = first[0, at], second[0, at]
+                        break
+                    gain = s[i] * contrasts[i].G(a) + s[j] * contrasts[j].G(b) - own[i] - own[j]
+                    first[way, at] += p @ gain
+                    second[way, at] += p @ (gain * gain)
+        mean = first / total[0]
+        error = np.sqrt(np.maximum(second / total[0] - mean**2, 0.0) * total[1]) / total[0]
+        way = np.argmax(mean, axis=0)
+        return mean, error, way
 
     def better(W: Array, s: Array, f: float) -> Array | None:
         k = len(W)
-        if k < 2:
+        pairs = np.stack(np.triu_indices(k, 1), axis=1)
+        least = 1e-4 * abs(f) / max(k, 1)
+        stride = max(1, n // 4096)
+        if stride > 1:
+            mean, error, _ = gains(W, s, pairs, stride)
+            pairs = pairs[np.max(mean + 4 * error, axis=0) > least]
+        if not len(pairs):
             return None
-        # (k, k, 2, 2): E G_c of (y_i + y_j)/√2 and of (y_i - y_j)/√2, under the contrast of i and under that of j.
-        one = all(c is contrasts[0] for c in contrasts)
-        values, own, total = np.zeros((k, k, 2, 2)), np.zeros(k), 0.0
-        for Z, w in chunks():
-            Y = W.astype(Z.dtype) @ Z
-            total += Z.shape[1] if w is None else float(w.sum(dtype=np.float64))
-            own += [contrasts[i].sums(Y[i : i + 1], w)[2][0] for i in range(k)]
-            for i in range(k - 1):
-                turned = np.stack([Y[i] + Y[i + 1 :], Y[i] - Y[i + 1 :]], axis=1) * Y.dtype.type(np.sqrt(0.5))
-                by_i = contrasts[i].sums(turned, w)[2]
-                values[i, i + 1 :, :, 0] += by_i
-                for j in range(i + 1, k):
-                    values[i, j, :, 1] += by_i[j - i - 1] if one else contrasts[j].sums(turned[j - i - 1], w)[2]
-        values, own = values / total, own / total
-        first, second = np.triu_indices(k, 1)
-        now = s[first] * own[first] + s[second] * own[second]
-        plain = s[first] * values[first, second, 0, 0] + s[second] * values[first, second, 1, 1]
-        swapped = s[first] * values[first, second, 1, 0] + s[second] * values[first, second, 0, 1]
-        gain = np.maximum(plain, swapped) - now
-        W, changed = W.copy(), False
+        mean, _, way = gains(W, s, pairs, 1)
+        gain = np.max(mean, axis=0)
+        W = W.copy()
         used: set[int] = set()
         for at in np.argsort(-gain):
-            if gain[at] <= 1e-4 * abs(f) / k:
-                break
-            a, b = int(first[at]), int(second[at])
-            if {a, b} & used:
-                continue
-            used |= {a, b}
-            total_, difference = (W[a] + W[b]) * np.sqrt(0.5), (W[a] - W[b]) * np.sqrt(0.5)
-            W[a], W[b] = (total_, difference) if plain[at] >= swapped[at] else (difference, total_)
-            changed = True
-        return W if changed else None
+            i, j = (int(x) for x in pairs[at])
+            if gain[at] > least and not {i, j} & used:
+                used |= {i, j}
+                plus, minus = (W[i] + W[j]) * np.sqrt(0.5), (W[i] - W[j]) * np.sqrt(0.5)
+                W[i], W[j] = (minus, plus) if way[at] else (plus, minus)
+        return W if used else None
 
     return better
+
+
+def _thinned(chunks: Chunks, stride: int) -> Iterable[tuple[Array, Array | None]]:
+    """Every ``stride``-th sample as one block; all blocks as they are for stride 1."""
+    if stride == 1:
+        return chunks()
+    parts = [(Z[:, ::stride], None if w is None else w[::stride]) for Z, w in chunks()]
+    weights = [w for _, w in parts if w is not None]
+    return [(np.concatenate([Z for Z, _ in parts], axis=1), np.concatenate(weights) if weights else None)]
 
 
 def stability(runs: Sequence[Array], best: int) -> Array:
