@@ -108,7 +108,10 @@ BAD = {
         ["teacher", "moons", "--set", "steps=many", "--out", "n"],
         "steps has to be an integer; got 'many'",
     ),
-    "network's setting": (["teacher", "moons", "--set", "net_kwargs.width=3", "--out", "n"], "no setting width"),
+    "network's setting": (
+        ["teacher", "moons", "--set", "net_kwargs.width=3", "--out", "n"],
+        "settings among dim, hidden",
+    ),
     "no option": (["teacher", "moons", "--speed", "9", "--out", "n"], "No such option"),
     "no command": (["learn"], "No such command"),
     "out is a file": (["teacher", "moons", "--out", "file"], "file is a file"),

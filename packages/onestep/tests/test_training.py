@@ -259,6 +259,14 @@ def test_two_devices_train_as_one(compiled):
     assert done.stdout.endswith("same\n"), done.stderr
 
 
+def test_a_student_warms_up_at_many_levels_whatever_its_second_network_sees():
+    cfg = STUDENT.replace(init="warmup:3", net_kwargs=NET)
+    weights = [train._plan(DATA, None, [c], None).weights(0, 3, c.init, None, None)
+               for c in (cfg, cfg.replace(method="gan"), cfg.replace(ratio_sigma_law="fixed:1"))]  # fmt: skip
+    for other in weights[1:]:
+        assert jax.tree.all(jax.tree.map(np.array_equal, weights[0], other))
+
+
 def test_without_a_teacher_a_student_warms_up_on_its_own():
     """The weights it starts from are those of a short training at many levels, not random ones."""
     cfg = STUDENT.replace(init="warmup:20", net_kwargs=NET)
