@@ -99,6 +99,15 @@ def agreement(net: torch.nn.Module, ours: osd.Denoiser, shape: tuple[int, ...], 
     return float(np.abs(mine - theirs).max() / np.abs(theirs).max())
 
 
+def networks(spec: dict[str, object], precision: str, device: str) -> tuple[torch.nn.Module, osd.Denoiser]:
+    """PyTorch's network with random weights, and the same one of this package."""
+    net = reference.randomize(reference.UNet(reference.SONG, **spec), seed=0).to(device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.safetensors"
+        save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, path)
+        return net, load_edm(path, precision=precision)
+
+
 def measure(small: bool, repeats: int) -> dict[str, object]:
     """Every number that is printed."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -106,12 +115,8 @@ def measure(small: bool, repeats: int) -> dict[str, object]:
         raise SystemExit("error: PyTorch sees no GPU; give --small for a run that is not worth reporting")
     spec, batch, per_call = (SMALL, 8, 2) if small else (GPU, 512, 10)
     precision, dtype = ("f32", torch.float32) if small else ("bf16", torch.bfloat16)
-    net = reference.randomize(reference.UNet(reference.SONG, **spec), seed=0).to(device)
+    net, teacher = networks(spec, precision, device)
     shape = (batch, spec["channels"], spec["size"], spec["size"])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "net.safetensors"
-        save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, path)
-        teacher = load_edm(path, precision=precision)
     apart = agreement(net, teacher, shape, dtype)
     if apart > (1e-4 if precision == "f32" else 1e-2):
         raise SystemExit(f"error: the networks' outputs differ by {apart:.2g}; nothing was timed")

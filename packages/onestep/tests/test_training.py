@@ -160,7 +160,7 @@ def test_the_distance_to_digits_falls_fivefold_in_300_updates():
     data = osd.load_data("digits")
     reference = features(data.x, "digits")
     teacher = shipped_teacher("multi")
-    found = osd.train_student(data, teacher, osd.StudentConfig(steps=300, aux_updates=2))
+    found = osd.train_student(data, teacher, osd.StudentConfig(steps=300, aux_updates=1))
 
     def distance(generator):
         rows = generator.sample(1500, seed=1).reshape(1500, *data.shape)
