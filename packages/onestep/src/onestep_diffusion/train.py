@@ -207,14 +207,14 @@ def train_students(
             measures = on_eval(step, [plan.generator(ema) for ema in _apart(state.ema, len(cfgs))])
             for monitor, found in zip(monitors, measures, strict=True):
                 monitor.note(**found)
-    states = _apart(state._replace(key=None), len(cfgs))  # type: ignore[arg-type]  # keys are no arrays of numbers
+    states = _apart(state._replace(key=None), len(cfgs))  # keys are no arrays of numbers
     return [plan.result(state, monitor.history) for state, monitor in zip(states, monitors, strict=True)]
 
 
 def _apart(stacked: Tree, runs: int) -> list[Tree]:
     """The runs of a stacked tree. By way of numpy: a slice of every leaf of every run would be a call each."""
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, stacked))
-    return [structure.unflatten([jnp.asarray(leaf[index]) for leaf in leaves]) for index in range(runs)]
+    return [jax.tree.unflatten(structure, [jnp.asarray(leaf[index]) for leaf in leaves]) for index in range(runs)]
 
 
 def make_student_step(

@@ -104,7 +104,7 @@ def verifier_log_ratio(
         raise DataError(f"samples have to be (n, {wanted}) with n > 0; got {rows.shape}")
     if labels is None and ratio.net.labels:
         raise ConfigError(f"this ratio has {ratio.net.labels} classes: labels are needed, one a sample")
-    y = ratio.draw_labels(len(rows), labels=labels)
+    y = ratio.draw_labels(len(rows), labels=None if labels is None else np.asarray(labels))
     out = []
     for start in range(0, len(rows), batch):
         # Pieces of one size, so that they compile once.

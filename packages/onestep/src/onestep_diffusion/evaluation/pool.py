@@ -62,7 +62,7 @@ def _run(function: Callable[..., Any], job: tuple[Any, ...]) -> Any:
     try:
         return function(*job)
     finally:
-        jax.clear_caches()  # the next job compiles programs of its own
+        jax.clear_caches()  # type: ignore[no-untyped-call]  # the next job compiles programs of its own
 
 
 def _import() -> None:
