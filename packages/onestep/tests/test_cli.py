@@ -164,6 +164,7 @@ BAD = {
     ),
     "refit data": (["sample", "s", "--refit", "moons", "--out", "n.npz"], "was trained on 'digits'"),
     "certified data": (["certify", "s", "moons", "--out", "n.json"], "was trained on 'digits'"),
+    "certified file": (["certify", "s", "nowhere.csv", "--out", "n.json"], "is neither a file or folder nor one of"),
     "nothing to certify": (["certify", "p", "moons", "--out", "n.json"], "holds no ratio, which certify needs"),
     "levels": (["certify", "s", "digits", "--sigmas", "1,0", "--out", "n.json"], "sigma has to be positive"),
     "level word": (["certify", "s", "digits", "--sigmas", "low", "--out", "n.json"], "numbers between commas"),
