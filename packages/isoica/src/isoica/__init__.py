@@ -19,7 +19,7 @@ _HOME = {
     "report": ["IdentifiabilityReport"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_SUBMODULES = ("datasets", "metrics", "theory")
+_SUBMODULES = ("datasets", "isometry", "metrics", "theory")
 
 __all__ = [
     "Contrast",
