@@ -212,12 +212,13 @@ def _tall(J: ArrayLike) -> Array:
 
 def _distances(J: Array, special: bool) -> tuple[Array, Array]:
     """Distances (...) and singular values (..., d), the last one negative where a rotation must undo a reflection."""
-    sigma = np.linalg.svd(J, compute_uv=False)
+    sigma = np.linalg.svd(J, compute_uv=False).astype(np.float64)
     if special:
         if J.shape[-2] != J.shape[-1]:
             raise IsoICAError(f"special=True needs square Jacobians, got {J.shape[-2]} x {J.shape[-1]}")
         sigma[..., -1] *= np.where(np.linalg.det(J) < 0, -1.0, 1.0)
-    return np.asarray(np.linalg.norm(sigma - 1, axis=-1)), sigma
+    distance: Array = np.linalg.norm(sigma - 1, axis=-1).astype(np.float64)
+    return distance, sigma
 
 
 def _fit_scale(sigma: Array, p: float, w: Array) -> float:
