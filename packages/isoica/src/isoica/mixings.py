@@ -79,17 +79,21 @@ class DeepIsometry:
 class NearIsometry:
     """``f = iso ∘ (id + εh)`` ("inner") or ``(id + εh) ∘ iso`` ("outer"), called on (n, d) or (d,), in numpy or JAX.
 
-    ``h`` is a random network with one hidden layer of 32 tanh units and derivatives of order 1.
+    ``h`` is a random network with one hidden layer of 32 tanh units. Its weights have the covariance of what it acts on
+    (``S`` (n, d) are typical latents): an isotropic h in R^D would mostly push normal to the manifold, which changes
+    lengths at second order only.
     """
 
-    def __init__(self, iso: DeepIsometry, where: str, rng: np.random.Generator) -> None:
+    def __init__(self, iso: DeepIsometry, where: str, S: Array, rng: np.random.Generator) -> None:
         if where not in ("inner", "outer"):
             raise IsoICAError(f'where={where!r}; use "inner" or "outer"')
-        m, width = iso.d if where == "inner" else iso.out_dim, 32
         self.iso, self.where, self.epsilon = iso, where, 0.0
-        self.weights = rng.normal(size=(m, width)) / np.sqrt(iso.d)
+        x, width = S if where == "inner" else iso(S), 32
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x, rowvar=False)))
+        root = vectors * np.sqrt(np.maximum(values, 0.0) / max(values.sum(), 1e-300))
+        self.weights = root @ rng.normal(size=(x.shape[1], width))
         self.bias = rng.normal(size=width)
-        self.out = rng.normal(size=(width, m)) / np.sqrt(width)
+        self.out = rng.normal(size=(width, x.shape[1])) @ root.T / np.sqrt(width)
 
     def _h(self, x: Any, xp: Any) -> Any:
         return xp.tanh(x @ self.weights + self.bias) @ self.out
@@ -150,7 +154,7 @@ def make_near_isometric(
         raise IsoICAError(f"theta={theta}, noise={noise}; neither may be negative")
     rng = generator(random_state)
     S = np.stack([law.rvs(n, rng) for law in cycle(laws, d)], axis=1)
-    f = NearIsometry(DeepIsometry(d, depth, omega, pitch, rng), where, rng)
+    f = NearIsometry(DeepIsometry(d, depth, omega, pitch, rng), where, S, rng)
     if theta > 0:
         f.epsilon = _epsilon(f, S, theta)
     X = f(S)
