@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
-from scipy.sparse.csgraph import dijkstra
+from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.sparse.linalg import LinearOperator, cg, splu
 
 from .errors import IsoICAError
@@ -124,9 +124,9 @@ def align(hood: Neighbourhoods, z: Array, solve: Solver, max_iter: int, tol: flo
             candidate = plain
             if steps:
                 F = np.stack([t.ravel() for t in turns], axis=1)
-                weights = linalg.lstsq(
-                    F.T @ F + 1e-14 * np.trace(F.T @ F) * np.eye(F.shape[1]), F.T @ residual.ravel()
-                )[0]
+                normal = F.T @ F
+                ridge = 1e-14 * np.trace(normal) * np.eye(len(normal))
+                weights = linalg.lstsq(normal + ridge, F.T @ residual.ravel())[0]
                 candidate = plain - sum(w * s for w, s in zip(weights, steps, strict=True))
             R_new, energy = local_step(hood, candidate)
             if steps and not energy < energies[-1]:
@@ -152,21 +152,26 @@ def chart_derivatives(hood: Neighbourhoods, z: Array) -> Array:
 
 
 def landmark_isomap(hood: Neighbourhoods, d: int, n_landmarks: int, rng: np.random.Generator) -> Array:
-    """Classical scaling of graph distances between landmarks, the other points by triangulation (de Silva 2004)."""
+    """Classical scaling of graph distances between landmarks, the other points by triangulation (de Silva 2004).
+
+    Parts of the graph that are not connected are embedded one by one and set side by side.
+    """
     n, k = hood.index.shape
-    lengths = np.linalg.norm(hood.places, axis=2)
-    used = hood.weight.ravel() > 0
-    row, column = np.repeat(np.arange(n), k)[used], hood.index.ravel()[used]
-    graph = sparse.csr_array((np.maximum(lengths.ravel()[used], 1e-12 * lengths.max()), (row, column)), shape=(n, n))
+    lengths = np.linalg.norm(hood.places, axis=2).ravel()
+    edges = np.repeat(np.arange(n), k), hood.index.ravel()
+    graph = sparse.csr_array((np.maximum(lengths, 1e-12 * lengths.max()), edges), shape=(n, n))
     graph = graph.maximum(graph.T)
-    landmarks = np.sort(rng.choice(n, size=min(n, max(n_landmarks, d + 2)), replace=False))
-    square = dijkstra(graph, directed=False, indices=landmarks) ** 2
-    core = square[:, landmarks]
-    mean = core.mean(axis=0)
-    values, vectors = linalg.eigh(-0.5 * (core - mean - mean[:, None] + mean.mean()))
-    values, vectors = values[: -d - 1 : -1], vectors[:, : -d - 1 : -1]
-    values = np.maximum(values, 1e-12 * values[0])
-    z = -0.5 * (square - mean[:, None]).T @ (vectors / np.sqrt(values))
+    z, label, end = np.empty((n, d)), connected_components(graph, directed=False)[1], 0.0
+    for part in (np.flatnonzero(label == c) for c in range(label.max() + 1)):
+        landmarks = np.sort(rng.choice(len(part), size=min(len(part), max(n_landmarks, d + 2)), replace=False))
+        square = dijkstra(graph[part][:, part], directed=False, indices=landmarks) ** 2
+        core = square[:, landmarks]
+        mean = core.mean(axis=0)
+        values, vectors = linalg.eigh(-0.5 * (core - mean - mean[:, None] + mean.mean()))
+        values, vectors = values[: -d - 1 : -1], vectors[:, : -d - 1 : -1]
+        z[part] = -0.5 * (square - mean[:, None]).T @ (vectors / np.sqrt(np.maximum(values, 1e-12 * values[0])))
+        z[part, 0] += end - z[part, 0].min()
+        end = float(z[part, 0].max())
     return np.asarray(z - z.mean(axis=0))
 
 
@@ -191,9 +196,9 @@ def locally_linear(X: Array, hood: Neighbourhoods, d: int, method: str, k: int, 
 def fix_metric(hood: Neighbourhoods, z: Array) -> Array:
     """``M^{1/2} z`` with the SPD M for which ``(z_j - z_i)ᵀ M (z_j - z_i)`` is closest to the squared lengths."""
     z = z / z.std(axis=0)
-    e = (z[hood.index] - z[:, None])[hood.weight > 0]
-    target = np.sum(hood.places**2, axis=2)[hood.weight > 0]
     d = z.shape[1]
+    e = (z[hood.index] - z[:, None]).reshape(-1, d)
+    target = np.sum(hood.places**2, axis=2).ravel()
     i, j = np.triu_indices(d)
     design = e[:, i] * e[:, j] * np.where(i == j, 1.0, 2.0)
     M = np.zeros((d, d))

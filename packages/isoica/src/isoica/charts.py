@@ -53,11 +53,8 @@ class Atlas:
             apart = r[:, 0] > 0
             r, h, d = r[apart, :-1], h[apart], delta[apart, :-1]
             gap = np.maximum(1 - r / h[:, None], 1e-12)
-            slope = (
-                2
-                * (-d / r[:, :, None] ** 2 + (last[apart] / h[:, None] ** 2)[:, None] * r[:, :, None])
-                / gap[:, :, None]
-            )
+            pull = (last[apart] / h[:, None] ** 2)[:, None] * r[:, :, None]
+            slope = 2 * (pull - d / r[:, :, None] ** 2) / gap[:, :, None]
             J_apart = np.einsum("mk,mkq,mkp->mqp", w[apart, :-1], charts[apart, :-1] - y[apart, None], slope)
             J[part][apart] += J_apart
         return J

@@ -140,9 +140,10 @@ class RigidAlignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
 
         hood = tangent_places(points, neighbours_of(points, k, self.n_jobs), d, self.lengths)
+        start = self._start(points, hood, k, rng)
         hood = connect(points, hood, self.connect)
         solve = laplacian_solver(laplacian(hood), d, self.eigen_solver)
-        found = align(hood, self._start(points, hood, k, rng), solve, self.max_iter, self.tol)
+        found = align(hood, start, solve, self.max_iter, self.tol)
         z, R, self.converged_ = found.z, found.rotations, found.converged
         self.energies_, self.energy_ = np.array(found.energies), found.energies[-1]
         self.n_iter_ = max(1, len(found.energies) - 1)

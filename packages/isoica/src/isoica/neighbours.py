@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import optimize, sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 
@@ -25,7 +25,7 @@ class Neighbourhoods:
     """The neighbours of each of n points and their places in its tangent plane.
 
     index : (n, k) neighbours. weight : (n, k), 0 for padding (then the neighbour is the point itself).
-    tangents : (n, D, d) orthonormal columns. places : (n, k, d) coordinates t of the neighbours in them, from the point.
+    tangents : (n, D, d) orthonormal columns. places : (n, k, d) coordinates t of the neighbours in them.
     noise : standard deviation per coordinate off the tangent planes. chord : whether places have chord length.
     """
 
@@ -53,8 +53,8 @@ def tangent_places(X: Array, index: NDArray[np.intp], d: int, lengths: str) -> N
     """Tangent planes by local PCA of the neighbour differences, and the neighbours' coordinates in them.
 
     lengths : "projected" onto the plane, robust to noise; "chord", rescaled to the distance in space, closer to the
-        geodesic where there is no noise; "auto", chord if curvature puts the neighbours further off the planes than
-        noise does.
+        geodesic where there is no noise; "auto", chord unless noise explains more than half of what the neighbours are
+        off the planes.
     """
     n, k, D = *index.shape, X.shape[1]
     tangents, places, chords = np.empty((n, D, d)), np.empty((n, k, d)), np.empty((n, k))
@@ -66,19 +66,20 @@ def tangent_places(X: Array, index: NDArray[np.intp], d: int, lengths: str) -> N
         chords[part] = np.linalg.norm(delta, axis=2)
     projected = np.linalg.norm(places, axis=2)
     off = np.maximum(chords**2 - projected**2, 0.0)
-    # Off the plane a neighbour at t is at 2(D-d)σ² + O(|t|⁴) in the mean square: noise and curvature.
-    level, bend = _line(projected**4, off)
-    chord = lengths == "chord" or (lengths == "auto" and level <= bend * np.mean(projected**4))
+    # Mean square off the plane of a neighbour at t: 2(D-d)σ² by noise, |t|² by tilt of the plane, |t|⁴ by curvature.
+    powers = np.stack([projected.ravel() ** p / max(np.mean(projected**p), 1e-300) for p in (0, 2, 4)])
+    level = float(optimize.nnls(powers @ powers.T, powers @ off.ravel())[0][0])
+    chord = lengths == "chord" or (lengths == "auto" and level <= 0.5 * off.mean())
     if chord:
         places *= np.divide(chords, projected, out=np.ones_like(chords), where=projected > 1e-12 * chords)[:, :, None]
-    noise = float(np.sqrt(level / (2 * (D - d)))) if D > d else 0.0
+    noise = float(np.sqrt(level / (2 * (D - d)))) if d < D else 0.0
     return Neighbourhoods(index, np.ones((n, k)), tangents, places, noise, chord)
 
 
 def _leading(centred: Array, d: int) -> Array:
     """The d leading right singular vectors (m, D, d) of matrices (m, k, D), orthonormal also where the rank is less."""
-    m, k, D = centred.shape
-    if D <= k:
+    _, k, D = centred.shape
+    if k >= D:
         return np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred)[1][:, :, : -d - 1 : -1]
     values, U = np.linalg.eigh(centred @ np.swapaxes(centred, 1, 2))
     values, U = values[:, : -d - 1 : -1], U[:, :, : -d - 1 : -1]
@@ -89,21 +90,8 @@ def _leading(centred: Array, d: int) -> Array:
     return np.asarray(T)
 
 
-def _line(x: Array, y: Array) -> tuple[float, float]:
-    """Least squares ``y = level + slope·x`` with neither negative."""
-    dx = x - x.mean()
-    spread = float(np.sum(dx * dx))
-    slope = float(np.sum(dx * y)) / spread if spread > 0 else 0.0
-    level = float(y.mean() - slope * x.mean())
-    if slope < 0:
-        return float(y.mean()), 0.0
-    if level < 0:
-        return 0.0, float(np.sum(x * y) / max(np.sum(x * x), 1e-300))
-    return level, slope
-
-
 def connect(X: Array, hood: Neighbourhoods, policy: str) -> Neighbourhoods:
-    """Neighbourhoods whose graph is connected: with policy "mst" by the shortest bridges, with "error" or not at all."""
+    """Neighbourhoods whose graph is connected: policy "mst" adds the shortest bridges, "error" raises."""
     n, k = hood.index.shape
     graph = sparse.csr_array((np.ones(n * k), (np.repeat(np.arange(n), k), hood.index.ravel())), shape=(n, n))
     count, label = connected_components(graph, directed=False)
@@ -120,18 +108,14 @@ def connect(X: Array, hood: Neighbourhoods, policy: str) -> Neighbourhoods:
         4,
     )
     bridges: list[tuple[int, int]] = []
-    while count > 1:
-        inside = label == np.argmin(
-            np.bincount(label, minlength=count) + n * (np.bincount(label, minlength=count) == 0)
-        )
+    for _ in range(count - 1):
+        inside = label == label[np.argmin(np.bincount(label)[label])]  # a smallest part
         here, there = np.flatnonzero(inside), np.flatnonzero(~inside)
         distance, nearest = NearestNeighbors(n_neighbors=1).fit(X[there]).kneighbors(X[here])
         a = int(np.argmin(distance[:, 0]))
         i, j = int(here[a]), int(there[nearest[a, 0]])
         bridges += [(i, j), (j, i)]
         label[inside] = label[j]
-        count = len(np.unique(label))
-        label = np.unique(label, return_inverse=True)[1]
     return _with_edges(X, hood, bridges)
 
 
@@ -145,11 +129,9 @@ def _with_edges(X: Array, hood: Neighbourhoods, edges: list[tuple[int, int]]) ->
     for i, j in edges:
         delta = X[j] - X[i]
         t = delta @ hood.tangents[i]
-        length = np.linalg.norm(t)
+        length, distance = np.linalg.norm(t), np.linalg.norm(delta)
         # The tangent plane knows the direction of a far point badly; its distance is all there is.
-        places[i, used[i]] = (
-            t * (np.linalg.norm(delta) / length) if length > 0 else np.eye(d)[0] * np.linalg.norm(delta)
-        )
+        places[i, used[i]] = t * (distance / length) if length > 0 else distance * np.eye(d)[0]
         index[i, used[i]], weight[i, used[i]] = j, 1.0
         used[i] += 1
     return replace(hood, index=index, weight=weight, places=places)
