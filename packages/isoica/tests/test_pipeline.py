@@ -40,7 +40,7 @@ def test_every_embedding_ends_in_the_same_estimator(embedding):
     model = NearIsometricICA(2, embedding=embedding, random_state=0).fit(data.X)
     S = model.transform(data.X)
     assert S.shape == (500, 2)
-    assert mcc(data.S, S) > (0.9 if isinstance(embedding, PCA) else 0.99)
+    assert (mcc(data.S, S) > 0.99) == (not isinstance(embedding, PCA))
     assert model.inverse_transform(S).shape == data.X.shape
     assert np.isnan(model.theta_floor_) == isinstance(embedding, PCA)
 
@@ -51,7 +51,7 @@ def test_sources_map_back_to_their_observations(fitted):
 
 
 def test_report_joins_both_certificates(fitted):
-    data, model = fitted
+    model = fitted[1]
     report = model.report_
     assert report.theta == model.embedding_estimator_.theta_
     assert report.residual == pytest.approx(report.k_aff * (1 + report.stretch) * report.theta)
@@ -111,7 +111,7 @@ def _damaged(folder):
 
 
 def test_bad_parameters_are_named(fitted):
-    with pytest.raises(IsoICAError, match="'rigid'|\"rigid\""):
+    with pytest.raises(IsoICAError, match="rigid"):
         NearIsometricICA(2, embedding="umap").fit(fitted[0].X)
     with pytest.raises(IsoICAError, match="auto"):
         NearIsometricICA("many").fit(fitted[0].X)

@@ -193,8 +193,8 @@ class NearIsometricICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             notes.append("no rigidity constant: the sources have too many dimensions or too few values")
         elif not np.isfinite(implied):
             notes.append(
-                f"the embedding may be {residual:.3g} from affine, as much as its thinnest axis, {smallest:.3g}: nothing "
-                "is guaranteed"
+                f"the embedding may be {residual:.3g} from affine, as much as its thinnest axis, {smallest:.3g}: "
+                "nothing is guaranteed"
             )
         detected = bool(self.theta_ > 1.5 * self.theta_floor_)
         if np.isnan(self.theta_floor_):
@@ -317,7 +317,7 @@ class NearIsometricICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
 
 def _affine_constant(sources: Array) -> float:
-    """K_aff of independent latents with the marginals of ``sources`` (n, k), in their units; NaN where it cannot be had."""
+    """K_aff of independent latents with the marginals of ``sources`` (n, k), in their units; NaN if there is none."""
     for degree in (4, 3, 2):
         try:
             return rigidity_constants(sources, sources.shape[1], degree, unit_variance=False).aff
