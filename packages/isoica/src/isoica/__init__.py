@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .contrasts import Contrast
     from .errors import HeavyTailWarning, IsoICAError, ModelFileError, UnidentifiedWarning
     from .linear import PerturbedICA
+    from .manifold import RigidAlignment
     from .report import IdentifiabilityReport
 
 # Where each public name lives. Resolved on first use, so that `isoica --help` imports neither numpy nor scikit-learn.
@@ -16,10 +17,11 @@ _HOME = {
     "contrasts": ["Contrast"],
     "errors": ["HeavyTailWarning", "IsoICAError", "ModelFileError", "UnidentifiedWarning"],
     "linear": ["PerturbedICA"],
+    "manifold": ["RigidAlignment"],
     "report": ["IdentifiabilityReport"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_SUBMODULES = ("datasets", "metrics", "theory")
+_SUBMODULES = ("datasets", "isometry", "metrics", "theory")
 
 __all__ = [
     "Contrast",
@@ -28,6 +30,7 @@ __all__ = [
     "IsoICAError",
     "ModelFileError",
     "PerturbedICA",
+    "RigidAlignment",
     "UnidentifiedWarning",
     "__version__",
 ]

@@ -1,4 +1,4 @@
-"""Sources, perturbed linear mixtures, and flows that no statistic can see."""
+"""Sources, perturbed linear mixtures, near-isometric mixtures, images, and flows that no statistic can see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
 from .errors import IsoICAError
-from .laws import LawLike, as_law, cycle
+from .images import make_images
+from .laws import LawLike, as_law, cycle, generator
+from .mixings import DeepIsometry, make_near_isometric
+
+__all__ = [
+    "DeepIsometry", "canonical_part", "make_images", "make_near_isometric", "make_perturbed_linear", "make_sources",
+    "measure_preserving_flow",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 MIXED = ("uniform", "laplace", "exponential")
@@ -22,7 +29,7 @@ def make_sources(n: int, laws: LawLike | Sequence[LawLike] = MIXED, random_state
     Laws: any frozen scipy.stats distribution or uniform, laplace, exponential, bernoulli (±1), logistic, gennorm:β,
     student:ν, bimodal.
     """
-    rng = _generator(random_state)
+    rng = generator(random_state)
     given = [laws] if isinstance(laws, str) or hasattr(laws, "ppf") else list(laws)
     return np.stack([law.rvs(n, rng) for law in cycle(given, len(given))], axis=1)
 
@@ -50,7 +57,7 @@ def make_perturbed_linear(
     Bunch
         X (n, d), S (n, d), A (d, d), h (n, d) and k_norm = ‖A⁻¹h‖ (root mean square of the vector).
     """
-    rng = _generator(random_state)
+    rng = generator(random_state)
     S = np.stack([law.rvs(n, rng) for law in cycle(laws, d)], axis=1)
     left, right = (np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(2))
     A = left * rng.uniform(0.7, 1.4, size=d) @ right
@@ -152,9 +159,3 @@ def measure_preserving_flow(S: ArrayLike, eta: float, law: LawLike = "uniform", 
 
 def _norm(v: Array) -> float:
     return float(np.sqrt(np.mean(np.sum(v * v, axis=1))))
-
-
-def _generator(random_state: Any) -> np.random.Generator:
-    if isinstance(random_state, np.random.RandomState):
-        return np.random.default_rng(random_state.randint(2**31))
-    return np.random.default_rng(random_state)

@@ -129,3 +129,10 @@ def nodes_of(law: LawLike) -> tuple[Array, Array]:
     if not (np.isfinite(sd) and sd > 0):
         raise IsoICAError("a sample of a law must be finite and not constant")
     return (x - x.mean()) / sd, np.full(x.size, 1 / x.size)
+
+
+def generator(random_state: Any) -> np.random.Generator:
+    """A Generator from None, a seed, a Generator or a RandomState."""
+    if isinstance(random_state, np.random.RandomState):
+        return np.random.default_rng(random_state.randint(2**31))
+    return np.random.default_rng(random_state)

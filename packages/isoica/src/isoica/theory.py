@@ -19,10 +19,11 @@ from .contrasts import Contrast, ContrastLike, minimax_contrast, resolve
 from .errors import IsoICAError
 from .eta_bound import EtaBound, eta_lower_bound
 from .laws import LawLike, nodes_of
+from .rigidity import RigidityConstants, rigidity_constants
 
 __all__ = [
-    "Certificate", "EtaBound", "FirstOrder", "Margins", "certificate", "eta_lower_bound", "first_order", "margins",
-    "sensitivity", "worst_case_perturbation",
+    "Certificate", "EtaBound", "FirstOrder", "Margins", "RigidityConstants", "certificate", "eta_lower_bound",
+    "first_order", "margins", "rigidity_constants", "sensitivity", "worst_case_perturbation",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
