@@ -23,6 +23,7 @@ def curved():
     return data, RigidAlignment(2, random_state=0).fit(data.X)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_follows_the_contract_of_scikit_learn():
     failed = [r for r in check_estimator(RigidAlignment(random_state=0), on_fail=None) if r["status"] == "failed"]
     assert not failed, failed
@@ -36,6 +37,7 @@ def test_flat_patches_are_recovered_up_to_a_rigid_motion(d, D):
     assert model.theta_ < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:the graph")
 def test_a_curve_is_laid_out_by_its_arclength():
     t = np.sort(np.random.default_rng(2).uniform(0, 2 * np.pi * 1.5, size=1500))
     helix = np.stack([np.cos(t), np.sin(t), t], axis=1)

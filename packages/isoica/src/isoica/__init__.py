@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .errors import HeavyTailWarning, IsoICAError, ModelFileError, UnidentifiedWarning
     from .linear import PerturbedICA
     from .manifold import RigidAlignment
+    from .pipeline import NearIsometricICA, NearIsometryReport
     from .report import IdentifiabilityReport
 
 # Where each public name lives. Resolved on first use, so that `isoica --help` imports neither numpy nor scikit-learn.
@@ -18,6 +19,7 @@ _HOME = {
     "errors": ["HeavyTailWarning", "IsoICAError", "ModelFileError", "UnidentifiedWarning"],
     "linear": ["PerturbedICA"],
     "manifold": ["RigidAlignment"],
+    "pipeline": ["NearIsometricICA", "NearIsometryReport"],
     "report": ["IdentifiabilityReport"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -29,6 +31,8 @@ __all__ = [
     "IdentifiabilityReport",
     "IsoICAError",
     "ModelFileError",
+    "NearIsometricICA",
+    "NearIsometryReport",
     "PerturbedICA",
     "RigidAlignment",
     "UnidentifiedWarning",

@@ -23,7 +23,7 @@ Solver = Callable[[Array, Array], Array]
 """``(b (n, d), guess (n, d)) -> z (n, d)`` with ``L z = b`` and mean 0."""
 
 _MEMORY = 5  # of the Anderson acceleration
-_DIRECT = 20_000  # points up to which the Laplacian is factorised
+_DIRECT = {1: 200_000, 2: 200_000, 3: 20_000}  # points up to which the Laplacian of a d-manifold is factorised
 
 
 @dataclass
@@ -68,8 +68,7 @@ def laplacian_solver(L: sparse.csc_array, d: int, kind: str) -> Solver:
     """Solver of ``L z = b``: "direct" factorises once, "amg" and "cg" iterate from the guess, "auto" chooses."""
     n = L.shape[0]
     if kind == "auto":
-        # In four and more dimensions the factors fill up.
-        kind = "direct" if n <= (_DIRECT if d <= 3 else _DIRECT // 4) else "amg"
+        kind = "direct" if n <= _DIRECT.get(d, 5_000) else "amg"  # the higher d, the more the factors fill up
     if kind == "direct":
         factor = splu(L[1:, 1:], permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
 

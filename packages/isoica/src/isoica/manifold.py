@@ -193,42 +193,30 @@ class RigidAlignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to an ``.npz`` file without pickle, by renaming a finished temporary file."""
         check_is_fitted(self)
-        header, arrays = self.get_state()
-        storage.write(path, _FORMAT, header, arrays)
+        parameters = self.get_params(deep=False)
+        if not isinstance(parameters["random_state"], (int, type(None))):
+            parameters["random_state"] = None
+        header: dict[str, Any] = {"parameters": parameters, "state": {name: getattr(self, name) for name in _STATE}}
+        if hasattr(self, "feature_names_in_"):
+            header["feature_names"] = [str(name) for name in self.feature_names_in_]
+        charts = {"points": self._encoder.centres, "places": self._encoder.values, "maps": self._encoder.maps}
+        storage.write(path, _FORMAT, header, {**{name: getattr(self, name) for name in _ARRAYS}, **charts})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RigidAlignment:
         """The model that :meth:`save` wrote. Raises ModelFileError for any other file."""
         header, arrays = storage.read(path, _FORMAT)
         try:
-            return cls.from_state(header, arrays)
+            model = cls(**header["parameters"])
+            for name in _STATE:
+                setattr(model, name, header["state"][name])
+            for name in _ARRAYS:
+                setattr(model, name, arrays[name])
+            if "feature_names" in header:
+                model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
+            model._charts(arrays["points"], arrays["places"], arrays["maps"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path} is not a saved RigidAlignment model: {error}") from None
-
-    def get_state(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """JSON header and arrays of a model file."""
-        parameters = self.get_params(deep=False)
-        if not isinstance(parameters["random_state"], (int, type(None))):
-            parameters["random_state"] = None
-        state = {name: getattr(self, name) for name in _STATE}
-        header: dict[str, Any] = {"parameters": parameters, "state": state}
-        if hasattr(self, "feature_names_in_"):
-            header["feature_names"] = [str(name) for name in self.feature_names_in_]
-        encoder = self._encoder
-        charts = {"points": encoder.centres, "places": encoder.values, "maps": encoder.maps}
-        return header, {**{name: getattr(self, name) for name in _ARRAYS}, **charts}
-
-    @classmethod
-    def from_state(cls, header: dict[str, Any], arrays: dict[str, Array]) -> RigidAlignment:
-        """The inverse of :meth:`get_state`."""
-        model = cls(**header["parameters"])
-        for name, value in header["state"].items():
-            setattr(model, name, value)
-        for name in _ARRAYS:
-            setattr(model, name, arrays[name])
-        if "feature_names" in header:
-            model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
-        model._charts(arrays["points"], arrays["places"], arrays["maps"])
         return model
 
     # --- fit, step by step
@@ -319,8 +307,12 @@ def _floor(
     noisy = smooth + hood.noise * rng.normal(size=X.shape)
     seen = tangent_places(noisy, index, d, "chord" if hood.chord else "projected")
     p, c = (np.linalg.norm(h.places, axis=2) for h in (flat, chord))
-    # p = r(1 - κ²r²/6) and c = r(1 - κ²r²/24) give the arc r to higher order.
-    arc = flat.places * np.divide(c + (c - p) / 3, p, out=np.ones_like(p), where=p > 0)[:, :, None]
+    # p = r(1 - κ²r²/6) and c = r(1 - κ²r²/24) give the arc r = c + (c - p)/3 to higher order. With chords this third is
+    # taken whole: what curvature does to directions, of the same order, is not simulated.
+    arc = (
+        flat.places
+        * np.divide(c + (c - p) * (1.0 if hood.chord else 1 / 3), p, out=np.ones_like(p), where=p > 0)[:, :, None]
+    )
     error = seen.places @ _between(seen, hood) - arc @ _between(flat, hood)
     places = (z[hood.index] - z[:, None]) @ R
     places[:, :k] += error

@@ -19,7 +19,7 @@ from scipy import linalg, stats
 from scipy.special import roots_gegenbauer
 
 from .errors import IsoICAError
-from .laws import Law, LawLike, cycle
+from .laws import LawLike, cycle, nodes_of
 
 Array = NDArray[np.float64]
 
@@ -42,14 +42,14 @@ class RigidityConstants:
 
 
 def rigidity_constants(
-    domain: str | LawLike | Sequence[LawLike] = "ball", d: int = 2, degree: int = 4, unit_variance: bool = True
+    domain: str | LawLike | Sequence[LawLike] | Array = "ball", d: int = 2, degree: int = 4, unit_variance: bool = True
 ) -> RigidityConstants:
     """Constants of linearised rigidity by a polynomial Galerkin method.
 
     Parameters
     ----------
     domain : "ball" or "box" (uniform), "gaussian", or one law or a list of laws for independent latents (shorter than
-        d: cycled). Laws need finite moments up to order ``2·degree``.
+        d: cycled), or a sample (n, d) of them. Laws need finite moments up to order ``2·degree``.
     d : dimension of the latents.
     degree : of the polynomials, at least 2. They are orthonormal in the measure, so high degrees lose no digits.
     unit_variance : scale every latent to variance 1, what the other functions of ``theory`` assume. Otherwise: the ball
@@ -72,9 +72,15 @@ def rigidity_constants(
         points, weights, marginals = _ball(d, degree)
         scale = np.full(d, 1.0 if unit_variance else (d + 2) ** -0.5)
     else:
-        laws = cycle(stats.uniform(-1, 2) if isinstance(domain, str) and domain == "box" else domain, d)
-        points, weights, marginals = _independent(laws, degree)
-        scale = np.ones(d) if unit_variance else np.array([law.sd for law in laws])
+        if isinstance(domain, np.ndarray):
+            if domain.ndim != 2 or domain.shape[1] != d:
+                raise IsoICAError(f"a sample of the latents must be (n, {d}), got shape {domain.shape}")
+            rules, sd = [nodes_of(x) for x in domain.T], domain.std(axis=0)
+        else:
+            laws = cycle(stats.uniform(-1, 2) if isinstance(domain, str) and domain == "box" else domain, d)
+            rules, sd = [law.nodes() for law in laws], np.array([law.sd for law in laws])
+        points, weights, marginals = _independent(rules, degree)
+        scale = np.ones(d) if unit_variance else sd
     G = [D / s for D, s in zip(derivatives(points, weights, marginals, degree), scale, strict=True)]
     return _constants(G, scale, degree)
 
@@ -173,13 +179,14 @@ def _recurrence(x: Array, w: Array, degree: int) -> tuple[Array, Array]:
     return a, b
 
 
-def _independent(laws: list[Law], degree: int) -> tuple[Array, Array, list[tuple[Array, Array]]]:
+def _independent(rules: list[tuple[Array, Array]], degree: int) -> tuple[Array, Array, list[tuple[Array, Array]]]:
     marginals, nodes, masses = [], [], []
-    for law in laws:
-        x, w = law.nodes()
+    for x, w in rules:
         with np.errstate(over="ignore", invalid="ignore"):
             top = w * x ** (2 * degree)
-        if len(x) > 200 and not top[np.argsort(-np.abs(x))[:20]].sum() <= 1e-6 * top.sum():  # also for inf and NaN
+        # The outermost quadrature nodes of a law carry its tail; a sample has equal weights and no tail beyond itself.
+        outer = top[np.argsort(-np.abs(x))[:20]].sum() if np.ptp(w) > 0 and len(x) > 200 else 0.0
+        if not outer <= 1e-6 * top.sum():  # also for inf and NaN
             raise IsoICAError(f"a law has no finite moment of order {2 * degree}; lower the degree")
         a, b = _recurrence(x, w, degree + 1)
         jacobi = linalg.eigh_tridiagonal(a, b[:-1])  # Golub and Welsch: the Gauss rule of the law
