@@ -29,25 +29,62 @@ def run_e9(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
             rejected[seed, column] = found.p_value <= 0.05
     right = float((lower <= np.array(ETAS)).mean())
     draw_lines(
-        {"estimate": (ETAS[1:], estimate[:, 1:]), "95 % lower bound": (ETAS[1:], np.maximum(lower[:, 1:], 1e-4)),
-         "the truth": (ETAS[1:], np.array([ETAS[1:]]))},
-        out / "bound.png", "size of the perturbation, η", "what the data prove",
-    )  # fmt: skip
+        {
+            "estimate": (ETAS[1:], estimate[:, 1:]),
+            "95 % lower bound": (ETAS[1:], np.maximum(lower[:, 1:], 1e-4)),
+            "the truth": (ETAS[1:], np.array([ETAS[1:]])),
+        },
+        out / "bound.png",
+        "size of the perturbation, η",
+        "what the data prove",
+    )
     flow = [_flow(profile.bound_n, seed) for seed in range(max(10, runs // 5))]
     losses, p_values = (np.array(values) for values in zip(*flow, strict=True))
     claims = [
-        Claim(id="bound-valid", measured=right, op=">=", value=0.95, n=lower.size, source=DERIVED,
-              statement="The lower bound on the perturbation lies below the truth.", unit="share of runs"),
-        Claim(id="undetectable", measured=float((p_values <= 0.05).mean()), op="<=", value=0.2, n=len(flow), source=DERIVED,
-              statement="A flow that leaves the law of the sources as it is cannot be seen in the data.",
-              unit="share of runs that reject at 5 %"),
-        Claim(id="undetectable-harms", measured=float(np.abs(losses / (0.1**2 / 4) - 1).mean()), op="<=", value=0.15,
-              n=len(flow), source=DERIVED, statement="And yet it costs a quarter of η² in correlation: no bound is two-sided.",
-              unit="mean relative distance", note=f"1 − corr {losses.mean():.5f} at η = .1"),
-    ]  # fmt: skip
-    metrics = [Metric(f"η = {eta:g}: rejected at 5 %", float(rejected[:, c].mean()), "share of runs",
-                      "lower" if eta == 0 else "higher") for c, eta in enumerate(ETAS)]  # fmt: skip
-    metrics += [Metric(f"η = {eta:g}: estimate", float(estimate[:, c].mean()), "", "higher") for c, eta in enumerate(ETAS)]
+        Claim(
+            id="bound-valid",
+            measured=right,
+            op=">=",
+            value=0.95,
+            n=lower.size,
+            source=DERIVED,
+            statement="The lower bound on the perturbation lies below the truth.",
+            unit="share of runs",
+        ),
+        Claim(
+            id="undetectable",
+            measured=float((p_values <= 0.05).mean()),
+            op="<=",
+            value=0.2,
+            n=len(flow),
+            source=DERIVED,
+            statement="A flow that leaves the law of the sources as it is cannot be seen in the data.",
+            unit="share of runs that reject at 5 %",
+        ),
+        Claim(
+            id="undetectable-harms",
+            measured=float(np.abs(losses / (0.1**2 / 4) - 1).mean()),
+            op="<=",
+            value=0.15,
+            n=len(flow),
+            source=DERIVED,
+            statement="And yet it costs a quarter of η² in correlation: no bound is two-sided.",
+            unit="mean relative distance",
+            note=f"1 − corr {losses.mean():.5f} at η = .1",
+        ),
+    ]
+    metrics = [
+        Metric(
+            f"η = {eta:g}: rejected at 5 %",
+            float(rejected[:, c].mean()),
+            "share of runs",
+            "lower" if eta == 0 else "higher",
+        )
+        for c, eta in enumerate(ETAS)
+    ]
+    metrics += [
+        Metric(f"η = {eta:g}: estimate", float(estimate[:, c].mean()), "", "higher") for c, eta in enumerate(ETAS)
+    ]
     return Experiment(claims, metrics, [], [Artifact("bound.png", "What the data prove about the perturbation")])
 
 

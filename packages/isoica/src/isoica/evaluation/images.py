@@ -30,13 +30,22 @@ def run_e7(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
                 scores[name].append(mcc(data.S, sources(name, X, data.S.shape[1], seed)))
             shown[f"{kind}, {d} factors"] = data.images[:8]
         ours, linear = scores["rigid alignment + ICA"], scores["PCA + FastICA"]
-        experiment.metrics += [Metric(f"{kind}, d = {d}, {name}: MCC", float(np.mean(v)), "", "higher")
-                               for name, v in scores.items()]  # fmt: skip
+        experiment.metrics += [
+            Metric(f"{kind}, d = {d}, {name}: MCC", float(np.mean(v)), "", "higher") for name, v in scores.items()
+        ]
         experiment.claims += [
-            Claim(id=f"images-{kind}-{d}", measured=min(ours), op=">=", value=0.995, n=len(ours), source=DERIVED,
-                  statement=f"Positions are recovered from images ({kind}, {d} factors).", unit="MCC, worst seed",
-                  note=f"PCA and FastICA {np.mean(linear):.3f}"),
-        ]  # fmt: skip
+            Claim(
+                id=f"images-{kind}-{d}",
+                measured=min(ours),
+                op=">=",
+                value=0.995,
+                n=len(ours),
+                source=DERIVED,
+                statement=f"Positions are recovered from images ({kind}, {d} factors).",
+                unit="MCC, worst seed",
+                note=f"PCA and FastICA {np.mean(linear):.3f}",
+            ),
+        ]
     _draw(shown, out / "images.png")
     experiment.artifacts.append(Artifact("images.png", "Images whose positions are recovered"))
     return experiment

@@ -47,29 +47,54 @@ def run_e1(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
             X = data.X + eta * data.h
             B = unmixing(X, A)
             errors[row, column] = np.linalg.norm(B - start)
-            losses[row, column] = np.mean(1 - _correlations(data.X @ np.linalg.solve(A.T, start.T),
-                                                             X @ np.linalg.solve(A.T, B.T)))  # fmt: skip
+            losses[row, column] = np.mean(
+                1 - _correlations(data.X @ np.linalg.solve(A.T, start.T), X @ np.linalg.solve(A.T, B.T))
+            )
             predicted[row, column] = eta**2 * theory.corr_loss.mean()
     x = np.log(profile.etas)
     slopes = [[np.polyfit(x, np.log(values), 1)[0] for values in table] for table in (errors, losses)]
     small = np.array(profile.etas) <= SMALL
     ratio = (losses / predicted)[:, small].mean(1)
     draw_lines(
-        {"‖B − B₀‖": (profile.etas, errors), "1 − MCC": (profile.etas, losses), "predicted 1 − MCC": (profile.etas, predicted)},
-        out / "rates.png", "size of the perturbation, η", "error",
-    )  # fmt: skip
+        {
+            "‖B − B₀‖": (profile.etas, errors),
+            "1 − MCC": (profile.etas, losses),
+            "predicted 1 − MCC": (profile.etas, predicted),
+        },
+        out / "rates.png",
+        "size of the perturbation, η",
+        "error",
+    )
     return Experiment(
         claims=[
-            Claim(id="unmixing-linear", **near(slopes[0], 1), op="<=", value=0.1, source=DERIVED,
-                  paper="linear ICA with a small nonlinearity recovers A and S (abstract)",
-                  statement="The error of the unmixing matrix is linear in the perturbation."),
-            Claim(id="mcc-quadratic", **near(slopes[1], 2), op="<=", value=0.2, source=DERIVED,
-                  statement="1 − MCC is quadratic in it: the correlation alone hides what happens."),
-            Claim(id="first-order", **near(ratio, 1), op="<=", value=0.15, source=DERIVED,
-                  statement=f"First order predicts 1 − MCC up to η = {SMALL:g}."),
+            Claim(
+                id="unmixing-linear",
+                **near(slopes[0], 1),
+                op="<=",
+                value=0.1,
+                source=DERIVED,
+                paper="linear ICA with a small nonlinearity recovers A and S (abstract)",
+                statement="The error of the unmixing matrix is linear in the perturbation.",
+            ),
+            Claim(
+                id="mcc-quadratic",
+                **near(slopes[1], 2),
+                op="<=",
+                value=0.2,
+                source=DERIVED,
+                statement="1 − MCC is quadratic in it: the correlation alone hides what happens.",
+            ),
+            Claim(
+                id="first-order",
+                **near(ratio, 1),
+                op="<=",
+                value=0.15,
+                source=DERIVED,
+                statement=f"First order predicts 1 − MCC up to η = {SMALL:g}.",
+            ),
         ],
         artifacts=[Artifact("rates.png", "Errors of linear ICA against the size of the perturbation")],
-    )  # fmt: skip
+    )
 
 
 def run_e2(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
@@ -97,25 +122,58 @@ def run_e2(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
                 ratios.append(float((stderr.mean(0) / B.std(0, ddof=1)).mean()))
     draw_lines(
         {f"η = {eta:g}": (profile.sizes, np.array([[rms[eta, n] for n in profile.sizes]])) for eta in (0.0, 0.1)},
-        out / "samples.png", "samples", "root mean square error of an entry of B",
-    )  # fmt: skip
+        out / "samples.png",
+        "samples",
+        "root mean square error of an entry of B",
+    )
     claims = [
-        Claim(id="error-bars", **near(ratios, 1), op="<=", value=0.1, source=DERIVED,
-              statement="Standard errors are as large as the spread over replications."),
-        Claim(id="coverage", measured=abs(float(np.mean(covered)) - 0.95), op="<=", value=0.03, source=DERIVED, n=entries,
-              statement="95 % intervals cover where the mixing is linear.",
-              unit=f"distance of the share of entries, {np.mean(covered):.3f}, from .95"),
-        Claim(id="aware-coverage", measured=float(np.mean(aware)), op=">=", value=0.95, source=DERIVED, n=aware_entries,
-              unit="share of entries", statement="Intervals with room for the perturbation cover where it is not."),
-        Claim(id="error-floor", measured=abs(floor / predicted - 1), op="<=", value=0.15, source=DERIVED, n=6,
-              statement="More samples end at the bias that first order predicts.", unit="relative distance",
-              note=f"{floor:.4f} and {predicted:.4f} at n = {profile.sizes[-1]:,}, η = .1"),
-    ]  # fmt: skip
+        Claim(
+            id="error-bars",
+            **near(ratios, 1),
+            op="<=",
+            value=0.1,
+            source=DERIVED,
+            statement="Standard errors are as large as the spread over replications.",
+        ),
+        Claim(
+            id="coverage",
+            measured=abs(float(np.mean(covered)) - 0.95),
+            op="<=",
+            value=0.03,
+            source=DERIVED,
+            n=entries,
+            statement="95 % intervals cover where the mixing is linear.",
+            unit=f"distance of the share of entries, {np.mean(covered):.3f}, from .95",
+        ),
+        Claim(
+            id="aware-coverage",
+            measured=float(np.mean(aware)),
+            op=">=",
+            value=0.95,
+            source=DERIVED,
+            n=aware_entries,
+            unit="share of entries",
+            statement="Intervals with room for the perturbation cover where it is not.",
+        ),
+        Claim(
+            id="error-floor",
+            measured=abs(floor / predicted - 1),
+            op="<=",
+            value=0.15,
+            source=DERIVED,
+            n=6,
+            statement="More samples end at the bias that first order predicts.",
+            unit="relative distance",
+            note=f"{floor:.4f} and {predicted:.4f} at n = {profile.sizes[-1]:,}, η = .1",
+        ),
+    ]
     metrics = [
         Metric(f"root mean square error of an entry of B, η = {eta:g}, n = {n:,}", value, "", "lower")
         for (eta, n), value in rms.items()
     ]
-    return Experiment(claims, metrics, [], [Artifact("samples.png", "Error against samples, with a perturbation and without")])
+    return Experiment(
+        claims, metrics, [], [Artifact("samples.png", "Error against samples, with a perturbation and without")]
+    )
 
 
 def _replicate(n: int, eta: float, seed: int) -> tuple[Array, Array, Array, Array]:
@@ -169,8 +227,9 @@ def run_e3(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         taus.append(tau)
         errors.append(found)
     products = np.array(errors).mean(1) * np.array(taus)
-    gaussian = make_perturbed_linear(profile.n // 5, 4, laws=("uniform", "laplace", "gennorm:2", "gennorm:2"), eta=0.0,
-                                     random_state=[0, 33])  # fmt: skip
+    gaussian = make_perturbed_linear(
+        profile.n // 5, 4, laws=("uniform", "laplace", "gennorm:2", "gennorm:2"), eta=0.0, random_state=[0, 33]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnidentifiedWarning)  # that is what is looked for
         model = PerturbedICA(random_state=0).fit(gaussian.X)
@@ -179,17 +238,33 @@ def run_e3(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     draw_lines({"error / η": (taus, np.array(errors).T)}, out / "margin.png", "margin from Gaussianity, τ", "error / η")
     return Experiment(
         claims=[
-            Claim(id="margin-controls", measured=float(products.max() / products.min()), op="<=", value=1.25,
-                  n=len(betas) * len(profile.seeds), source=DERIVED, paper="non-Gaussianity is needed",
-                  statement="The largest error of a perturbation times the margin is the same at all margins.",
-                  unit="largest over smallest", note=f"margins over a range of {max(taus) / min(taus):.1f}"),
-            Claim(id="gaussians-flagged", measured=int(found.sum()), op="==", value=2, n=4, unit="components of 4",
-                  source=DERIVED, statement="Of four sources, the two Gaussian ones are reported as not identified."),
+            Claim(
+                id="margin-controls",
+                measured=float(products.max() / products.min()),
+                op="<=",
+                value=1.25,
+                n=len(betas) * len(profile.seeds),
+                source=DERIVED,
+                paper="non-Gaussianity is needed",
+                statement="The largest error of a perturbation times the margin is the same at all margins.",
+                unit="largest over smallest",
+                note=f"margins over a range of {max(taus) / min(taus):.1f}",
+            ),
+            Claim(
+                id="gaussians-flagged",
+                measured=int(found.sum()),
+                op="==",
+                value=2,
+                n=4,
+                unit="components of 4",
+                source=DERIVED,
+                statement="Of four sources, the two Gaussian ones are reported as not identified.",
+            ),
         ],
         metrics=[Metric("two Gaussian sources: sine of the angle of the reported subspace", angle, "", "lower")]
         + [Metric(f"gennorm:{b:g}: error/η × τ", float(p), "", "lower") for b, p in zip(betas, products, strict=True)],
         artifacts=[Artifact("margin.png", "Error per unit of perturbation against the margin from Gaussianity")],
-    )  # fmt: skip
+    )
 
 
 def run_e4(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
@@ -211,11 +286,19 @@ def run_e4(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
                 else:
                     attained.append(abs(predicted) / kappa[i, j])
     experiment.claims.append(
-        Claim(id="kappa-attained", measured=float(np.abs(np.array(attained) - 1).max()), op="<=", value=0.02,
-              n=len(attained), source=DERIVED, paper="rates cannot be improved (our derivation)",
-              statement="There is a perturbation whose leakage is the sensitivity: the bound is sharp.",
-              unit="largest relative distance", note="symmetric by two fits, one-unit by first order")
-    )  # fmt: skip
+        Claim(
+            id="kappa-attained",
+            measured=float(np.abs(np.array(attained) - 1).max()),
+            op="<=",
+            value=0.02,
+            n=len(attained),
+            source=DERIVED,
+            paper="rates cannot be improved (our derivation)",
+            statement="There is a perturbation whose leakage is the sensitivity: the bound is sharp.",
+            unit="largest relative distance",
+            note="symmetric by two fits, one-unit by first order",
+        )
+    )
     gains = []
     for law in NAMED:
         fixed = {name: margins(law, name).kappa for name in ("logcosh", "cube", "gauss")}
@@ -224,10 +307,18 @@ def run_e4(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         experiment.metrics += [Metric(f"{law}: κ of {name}", float(v), "", "lower") for name, v in fixed.items()]
         experiment.metrics.append(Metric(f"{law}: κ of the learnt contrast", float(ours), "", "lower"))
     experiment.claims.append(
-        Claim(id="minimax-contrast", measured=max(gains), op="<=", value=1.001, n=len(gains), source=DERIVED,
-              statement="A contrast learnt for the source is never more sensitive than the best of three fixed ones.",
-              unit="of the best fixed κ, worst of three laws", note=", ".join(f"{g:.3f}" for g in gains))
-    )  # fmt: skip
+        Claim(
+            id="minimax-contrast",
+            measured=max(gains),
+            op="<=",
+            value=1.001,
+            n=len(gains),
+            source=DERIVED,
+            statement="A contrast learnt for the source is never more sensitive than the best of three fixed ones.",
+            unit="of the best fixed κ, worst of three laws",
+            note=", ".join(f"{g:.3f}" for g in gains),
+        )
+    )
     return experiment
 
 
@@ -243,4 +334,3 @@ def _subspace_distance(projector: Array, directions: Array) -> float:
 
 def _norm(v: Array) -> float:
     return float(np.sqrt(np.mean(np.sum(v * v, axis=1))))
-

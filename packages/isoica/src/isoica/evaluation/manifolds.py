@@ -46,21 +46,40 @@ def run_e5(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     slopes = [np.polyfit(x, np.log(values), 1)[0] for values in residuals["inner"]]
     draw_lines(
         {f"{where} perturbation": (profile.thetas, values) for where, values in residuals.items()},
-        out / "rigidity.png", "distance of the mixing from isometry, Θ₂", "distance of the representation from affine",
-    )  # fmt: skip
+        out / "rigidity.png",
+        "distance of the mixing from isometry, Θ₂",
+        "distance of the representation from affine",
+    )
     return Experiment(
         claims=[
-            Claim(id="rigidity-linear", **near(slopes, 1.025), op="<=", value=0.125, source=DERIVED,
-                  paper="almost isometric: identifiable up to linear maps, approximately (abstract)",
-                  statement="The representation's distance from an affine map of the latents is linear in Θ."),
-            Claim(id="rigidity-bound", measured=max(share), op="<=", value=1.0, n=len(share), source=DERIVED,
-                  statement="And it is below K(1 + L/ℓ)Θ, with the constant of the square.", unit="of the bound, at worst",
-                  note=f"K = {constant:.4f}"),
+            Claim(
+                id="rigidity-linear",
+                **near(slopes, 1.025),
+                op="<=",
+                value=0.125,
+                source=DERIVED,
+                paper="almost isometric: identifiable up to linear maps, approximately (abstract)",
+                statement="The representation's distance from an affine map of the latents is linear in Θ.",
+            ),
+            Claim(
+                id="rigidity-bound",
+                measured=max(share),
+                op="<=",
+                value=1.0,
+                n=len(share),
+                source=DERIVED,
+                statement="And it is below K(1 + L/ℓ)Θ, with the constant of the square.",
+                unit="of the bound, at worst",
+                note=f"K = {constant:.4f}",
+            ),
         ],
-        metrics=[Metric(f"{where}, Θ = {t:g}: distance from affine", float(table[:, c].mean()), "", "lower")
-                 for where, table in residuals.items() for c, t in enumerate(profile.thetas)],
+        metrics=[
+            Metric(f"{where}, Θ = {t:g}: distance from affine", float(table[:, c].mean()), "", "lower")
+            for where, table in residuals.items()
+            for c, t in enumerate(profile.thetas)
+        ],
         artifacts=[Artifact("rigidity.png", "Distance from affine against distance from isometry")],
-    )  # fmt: skip
+    )
 
 
 def run_e6(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
@@ -75,8 +94,10 @@ def run_e6(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
 
 
 def _rates(experiment: Experiment, profile: Profile, out: Path) -> None:
-    """1 − MCC against Θ without noise; against the sources that ICA finds in the latents themselves, paired by sample."""
-    losses = {name: np.empty((len(profile.seeds), len(profile.thetas))) for name in ("rigid alignment + ICA", "PCA + FastICA")}
+    """1 − MCC against Θ without noise, with what ICA finds in the latents themselves for the truth."""
+    losses = {
+        name: np.empty((len(profile.seeds), len(profile.thetas))) for name in ("rigid alignment + ICA", "PCA + FastICA")
+    }
     for row, seed in enumerate(profile.seeds):
         for column, wanted in enumerate(profile.thetas):
             data = make_near_isometric(profile.manifold_n, 2, theta=wanted, where="inner", random_state=[seed, 6])
@@ -86,12 +107,22 @@ def _rates(experiment: Experiment, profile: Profile, out: Path) -> None:
     x = np.log(profile.thetas)
     slopes = [np.polyfit(x, np.log(values), 1)[0] for values in losses["rigid alignment + ICA"]]
     experiment.claims.append(
-        Claim(id="mcc-second-order", **near(slopes, 2.05), op="<=", value=0.35, source=DERIVED,
-              paper="nonlinear ICA with almost isometric mixing is approximately identifiable (abstract)",
-              statement="1 − MCC of rigid alignment and ICA is of second order in Θ.")
-    )  # fmt: skip
-    draw_lines({name: (profile.thetas, table) for name, table in losses.items()}, out / "mcc.png",
-               "distance of the mixing from isometry, Θ₂", "1 − MCC")  # fmt: skip
+        Claim(
+            id="mcc-second-order",
+            **near(slopes, 2.05),
+            op="<=",
+            value=0.35,
+            source=DERIVED,
+            paper="nonlinear ICA with almost isometric mixing is approximately identifiable (abstract)",
+            statement="1 − MCC of rigid alignment and ICA is of second order in Θ.",
+        )
+    )
+    draw_lines(
+        {name: (profile.thetas, table) for name, table in losses.items()},
+        out / "mcc.png",
+        "distance of the mixing from isometry, Θ₂",
+        "1 − MCC",
+    )
     experiment.artifacts.append(Artifact("mcc.png", "1 − MCC against distance from isometry"))
 
 
@@ -119,19 +150,40 @@ def _table(experiment: Experiment, profile: Profile, d: int, noise: float) -> No
         return
     if noise == 0.02:
         experiment.claims += [
-            Claim(id="beats-hlle", **factor(ours - np.log(residuals["HLLE + FastICA"])), op="<=", value=0.5, source=DERIVED,
-                  statement="Rigid alignment leaves at most half of what HLLE leaves unexplained.",
-                  unit="of its 1 − R²", note=where),
-            Claim(id="linear-fails", **factor(np.log(losses["PCA + FastICA"]) - np.log(losses["rigid alignment + ICA"])),
-                  op=">=", value=10, source=DERIVED, statement="Linear ICA alone loses at least ten times as much.",
-                  unit="times in 1 − MCC", note=where),
-        ]  # fmt: skip
+            Claim(
+                id="beats-hlle",
+                **factor(ours - np.log(residuals["HLLE + FastICA"])),
+                op="<=",
+                value=0.5,
+                source=DERIVED,
+                statement="Rigid alignment leaves at most half of what HLLE leaves unexplained.",
+                unit="of its 1 − R²",
+                note=where,
+            ),
+            Claim(
+                id="linear-fails",
+                **factor(np.log(losses["PCA + FastICA"]) - np.log(losses["rigid alignment + ICA"])),
+                op=">=",
+                value=10,
+                source=DERIVED,
+                statement="Linear ICA alone loses at least ten times as much.",
+                unit="times in 1 − MCC",
+                note=where,
+            ),
+        ]
     if noise == 0.05:
         experiment.claims.append(
-            Claim(id="beats-hlle-noisy", **factor(np.log(losses["HLLE + FastICA"]) - np.log(losses["rigid alignment + ICA"])),
-                  op=">=", value=1.5, source=DERIVED, statement="At more noise HLLE fails or loses half as much again.",
-                  unit="times in 1 − MCC; 1 for a failure", note=where)
-        )  # fmt: skip
+            Claim(
+                id="beats-hlle-noisy",
+                **factor(np.log(losses["HLLE + FastICA"]) - np.log(losses["rigid alignment + ICA"])),
+                op=">=",
+                value=1.5,
+                source=DERIVED,
+                statement="At more noise HLLE fails or loses half as much again.",
+                unit="times in 1 − MCC; 1 for a failure",
+                note=where,
+            )
+        )
 
 
 def _roll(experiment: Experiment, profile: Profile) -> None:
@@ -143,13 +195,22 @@ def _roll(experiment: Experiment, profile: Profile) -> None:
             Z = embed(name, X, 2, seed)
             values.append(1.0 if Z is None else 1 - float(np.mean(affine_r2(S, Z))))
     for name, values in residuals.items():
-        experiment.metrics.append(Metric(f"Swiss roll, noise {ROLL_NOISE}, {name}: 1 − R²", float(np.mean(values)), "", "lower"))
+        experiment.metrics.append(
+            Metric(f"Swiss roll, noise {ROLL_NOISE}, {name}: 1 − R²", float(np.mean(values)), "", "lower")
+        )
     log = {name: np.log(values) for name, values in residuals.items()}
     experiment.claims.append(
-        Claim(id="beats-isomap", **factor(log["rigid alignment + ICA"] - log["Isomap + FastICA"]), op="<=", value=0.5,
-              source=DERIVED, statement="On a noisy Swiss roll it leaves at most half of what Isomap leaves unexplained.",
-              unit="of its 1 − R²", note=f"noise {ROLL_NOISE}")
-    )  # fmt: skip
+        Claim(
+            id="beats-isomap",
+            **factor(log["rigid alignment + ICA"] - log["Isomap + FastICA"]),
+            op="<=",
+            value=0.5,
+            source=DERIVED,
+            statement="On a noisy Swiss roll it leaves at most half of what Isomap leaves unexplained.",
+            unit="of its 1 − R²",
+            note=f"noise {ROLL_NOISE}",
+        )
+    )
 
 
 def swiss_roll(n: int, noise: float, seed: int) -> tuple[Array, Array]:
