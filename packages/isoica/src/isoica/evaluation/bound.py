@@ -30,13 +30,14 @@ def run_e9(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     right = float((lower <= np.array(ETAS)).mean())
     draw_lines(
         {
-            "estimate": (ETAS[1:], estimate[:, 1:]),
-            "95 % lower bound": (ETAS[1:], np.maximum(lower[:, 1:], 1e-4)),
+            "estimate": (ETAS[1:], np.maximum(estimate[:, 1:], 1e-3)),
+            "95 % lower bound": (ETAS[1:], np.maximum(lower[:, 1:], 1e-3)),
             "the truth": (ETAS[1:], np.array([ETAS[1:]])),
         },
         out / "bound.png",
         "size of the perturbation, η",
         "what the data prove",
+        dashed="the truth",
     )
     flow = [_flow(profile.bound_n, seed) for seed in range(max(10, runs // 5))]
     losses, p_values = (np.array(values) for values in zip(*flow, strict=True))

@@ -64,6 +64,7 @@ def run_e1(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
         out / "rates.png",
         "size of the perturbation, η",
         "error",
+        dashed="predicted 1 − MCC",
     )
     return Experiment(
         claims=[

@@ -13,20 +13,25 @@ COLORS = ("#1f6f9f", "#d9822b", "#5b8c5a", "#8a5a9e", "#b0413e", "#7a7a7a", "#2a
 
 
 def draw_lines(
-    lines: Mapping[str, tuple[Sequence[float], NDArray[np.float64]]], path: Path, x_label: str, y_label: str,
-    log: bool = True,
-) -> None:  # fmt: skip
+    lines: Mapping[str, tuple[Sequence[float], NDArray[np.float64]]],
+    path: Path,
+    x_label: str,
+    y_label: str,
+    dashed: str = "",
+) -> None:
     """Means of (replications, points) against x, with the range of the replications, on logarithmic axes."""
     figure, axes = _sheet(5.6, 3.8)
     for (name, (x, values)), color in zip(lines.items(), COLORS, strict=False):
         values = np.atleast_2d(values)
         order = np.argsort(x)
         where = np.asarray(x, float)[order]
-        axes.plot(where, values.mean(0)[order], "o-", color=color, label=name, markersize=3.5)
+        style = "--" if name == dashed else "o-"
+        axes.plot(where, values.mean(0)[order], style, color=color, label=name, markersize=3.5)
         axes.fill_between(where, values.min(0)[order], values.max(0)[order], color=color, alpha=0.15, linewidth=0)
-    if log:
-        axes.set(xscale="log", yscale="log")
-    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
+    if len(where) <= 6:
+        axes.set_xticks(where, [f"{x:,g}" for x in where])
+        axes.minorticks_off()
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize="small")
     save(figure, path)
