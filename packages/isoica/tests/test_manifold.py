@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
 from isoica import RigidAlignment
@@ -70,6 +71,7 @@ def test_plain_local_and_global_steps_never_raise_the_energy_and_the_solution_is
 
 
 @pytest.mark.parametrize("kind", ["amg", "cg"])
+@pytest.mark.filterwarnings("ignore:not converged")
 def test_iterative_solvers_give_the_embedding_of_the_direct_one(kind):
     data = make_near_isometric(300, 2, theta=0.1, random_state=7)
     direct, other = (
@@ -190,6 +192,27 @@ def test_repeated_points_share_their_place():
     model = RigidAlignment(2, random_state=0).fit(X[again])
     np.testing.assert_array_equal(model.embedding_[:50], model.embedding_[200:])
     assert procrustes_residual(S[again], model.embedding_) < 1e-6
+
+
+def test_a_fit_cut_short_says_so_and_keeps_what_it_has(monkeypatch, curved):
+    data, reference = curved
+    with pytest.warns(ConvergenceWarning, match="not converged after 2 iterations"):
+        model = RigidAlignment(2, max_iter=2, random_state=0).fit(data.X)
+    assert (model.converged_, model.n_iter_) == (False, 2)
+
+    calls = iter(range(100))
+
+    def interrupt_the_fifth(*args):
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return global_rhs(*args)
+
+    monkeypatch.setattr("isoica.alignment.global_rhs", interrupt_the_fifth)
+    with pytest.warns(ConvergenceWarning, match="interrupted"):
+        model = RigidAlignment(2, random_state=0).fit(data.X)
+    assert not model.converged_
+    assert reference.energy_ < model.energy_ < model.energies_[0]
+    assert np.isfinite(model.transform(data.X[:3])).all()
 
 
 def test_result_does_not_depend_on_the_number_of_jobs(curved):

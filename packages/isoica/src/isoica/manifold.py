@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
@@ -315,7 +316,9 @@ def _floor(
     places = (z[hood.index] - z[:, None]) @ R
     places[:, :k] += error
     null = replace(hood, places=places)
-    found = align(null, z, solve, max_iter=50, tol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a floor needs two digits
+        found = align(null, z, solve, max_iter=50, tol=1e-5)
     return theta_from_jacobians(chart_derivatives(null, found.z)).value
 
 
