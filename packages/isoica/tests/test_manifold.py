@@ -262,5 +262,12 @@ def test_saved_model_gives_the_same_charts(curved, tmp_path):
 @pytest.mark.parametrize(("d", "D"), [(1, 3), (2, 6), (4, 12)])
 def test_both_estimates_of_the_dimension_find_that_of_a_flat_patch(d, D):
     found = intrinsic_dimension(_patch(1500, d, D)[1])
-    assert (found.rounded, found.local_pca) == (d, d)
+    assert (found.taken, found.local_pca, found.agree) == (d, d, True)
     assert found.two_nn == pytest.approx(d, rel=0.12)
+
+
+def test_noise_at_the_scale_of_the_nearest_neighbours_does_not_raise_the_dimension_taken():
+    data = make_near_isometric(1500, 2, theta=0.05, noise=0.02, random_state=17)
+    found = intrinsic_dimension(data.X)
+    assert found.two_nn > 4
+    assert (found.taken, found.agree) == (2, False)
