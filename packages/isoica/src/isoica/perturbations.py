@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,6 +23,6 @@ def canonical_part(S: ArrayLike, h: ArrayLike) -> Array:
     return np.asarray(h - design @ np.linalg.lstsq(design, h, rcond=None)[0])
 
 
-def rms(v: Array) -> float:
+def rms(v: NDArray[np.floating[Any]]) -> float:
     """Root mean square of the rows of v (n, d), each as a vector."""
     return float(np.sqrt(np.mean(np.sum(v * v, axis=1))))
