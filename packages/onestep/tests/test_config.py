@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 import onestep_diffusion as osd
@@ -16,6 +17,15 @@ def test_settings_survive_json():
         again = type(cfg).from_dict(json.loads(json.dumps(cfg.to_dict())))
         assert again == cfg
     assert teacher.sigma_law == osd.Fixed(2.5)
+
+
+def test_numpy_numbers_become_plain_ones_that_survive_json():
+    cfg = osd.StudentConfig(
+        steps=np.int64(7), lr=np.float32(0.5), sigma_law=osd.Fixed(np.float64(2.5)), logit_clip=None
+    )
+    assert json.loads(json.dumps(cfg.to_dict())) == cfg.to_dict()
+    assert (type(cfg.steps), type(cfg.lr), type(cfg.sigma_law.value)) == (int, float, float)
+    assert osd.StudentConfig.from_dict(cfg.to_dict()) == cfg
 
 
 WRONG = {
@@ -84,6 +94,9 @@ def test_settings_that_do_not_go_together_are_refused():
         ({"method": "score", "stop_when": "indistinguishable"}, "needs a ratio"),
         ({"alpha_end": 0.0, "divergence": "js"}, "unless divergence=alpha"),
         ({"divergence": "alpha"}, "needs alpha"),
+        ({"method": "sid", "divergence": "js"}, "is for methods ratio and score; sid has its own"),
+        ({"method": "gan", "divergence": "fkl"}, "is for methods ratio and score; gan has its own"),
+        ({"net_kwargs": {"width": 3}}, "settings among dim, hidden"),
     ]
     for settings, words in cases:
         with pytest.raises(osd.ConfigError, match=words):

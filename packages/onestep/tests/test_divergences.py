@@ -131,6 +131,23 @@ def test_single_precision_is_finite_and_right_wherever_the_value_is_representabl
         np.testing.assert_allclose(single[representable], exact[representable], rtol=3e-5, atol=3e-6)
 
 
+@pytest.mark.parametrize(("name", "alpha"), [("js", None), ("ns", None), ("softened_fkl", None), ("skew_js", 0.3)])
+def test_f_keeps_its_digits_where_the_ratio_is_nearly_one(name, alpha):
+    # There f of the symmetric rows is of second order in l, a difference of terms of first order.
+    div, l = osd.divergence(name, alpha=alpha), np.float32([-0.4, -0.1, -0.01, 1e-3, 1e-4, 0.02, 0.3])
+    rtol = 3e-4 if name == "skew_js" else 1e-6
+    with jax.enable_x64(True):
+        exact = {
+            "js": lambda r: (r * np.log(2 * r / (1 + r)) + np.log(2 / (1 + r))) / 2,
+            "ns": lambda r: (1 + r) * np.log((1 + r) / (2 * r)),
+            "softened_fkl": lambda r: (1 + r) * np.log((1 + r) / 2),
+            "skew_js": lambda r: (
+                -np.log(alpha * r + 1 - alpha) / alpha + r * np.log(r / (alpha * r + 1 - alpha)) / (1 - alpha)
+            ),
+        }[name](np.exp(l.astype(np.longdouble)))
+    np.testing.assert_allclose(div.f(l), exact.astype(float), rtol=rtol)
+
+
 @every_row
 def test_the_dtype_and_the_shape_are_kept(name, alpha):
     for dtype in (jnp.bfloat16, jnp.float32):

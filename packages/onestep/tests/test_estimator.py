@@ -109,7 +109,7 @@ def test_bad_input_is_a_value_error_that_says_why(digits, model):
         ({}, x, np.zeros(3), r"y has to be \(30,\), one class a row"),
         ({"method": "gann"}, x, None, "method has to be one of ratio"),
         ({"steps": 0}, x, None, "steps has to be at least 1"),
-        ({"refit_steps": -1}, x, None, "refit_steps has to be zero or more"),
+        ({"refit_steps": -1}, x, None, "refit_steps has to be an integer, zero or more"),
         ({"init": "magic"}, x, None, "'magic' is not one of"),
     ]
     for settings, rows, y, words in cases:

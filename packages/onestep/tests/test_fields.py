@@ -87,6 +87,9 @@ def test_the_loss_weighs_pairs_and_is_single_precision_at_least():
     expected = np.logaddexp(0, -0.5) + np.logaddexp(0, 0.5)
     assert float(osd.ratio_loss(l, l, weight=weight)) == pytest.approx(expected, rel=1e-6)
     assert osd.ratio_loss(l.astype(jnp.bfloat16), l.astype(jnp.bfloat16)).dtype == jnp.float32
+    assert float(osd.ratio_loss([0.5], [0.5])) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="log ratios of both classes are needed"):
+        osd.ratio_loss(l[:0], l)
     with pytest.raises(ValueError, match="'hinge' is not one of logistic, brier, ulsif, kliep"):
         osd.ratio_loss(l, l, kind="hinge")
     with pytest.raises(ValueError, match=r"weight has to have the shape .* \(2,\) for \(2,\) and \(1,\)"):

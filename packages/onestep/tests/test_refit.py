@@ -67,6 +67,10 @@ def test_resampling_by_it_brings_samples_nearer_to_the_data(pair, refitted):
 
 def test_log_ratios_of_samples_are_means_over_noise_in_pieces_of_any_size(refitted):
     x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    with pytest.raises(osd.DataError, match=r"samples have to be \(n, "):
+        osd.verifier_log_ratio(refitted, x[:, :1])
+    with pytest.raises(osd.ConfigError, match="has no classes"):
+        osd.verifier_log_ratio(refitted, x, labels=np.zeros(len(x), int))
     many = osd.verifier_log_ratio(refitted, x, sigma=1e-3)
     direct = np.asarray(refitted(refitted.to_model(x), 1e-3))
     np.testing.assert_allclose(many, direct, atol=0.05)  # hardly any noise

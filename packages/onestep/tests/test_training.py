@@ -160,7 +160,7 @@ def test_the_distance_to_digits_falls_fivefold_in_300_updates():
     data = osd.load_data("digits")
     reference = features(data.x, "digits")
     teacher = shipped_teacher("multi")
-    found = osd.train_student(data, teacher, osd.StudentConfig(steps=300, aux_updates=2))
+    found = osd.train_student(data, teacher, osd.StudentConfig(steps=300, aux_updates=1))
 
     def distance(generator):
         rows = generator.sample(1500, seed=1).reshape(1500, *data.shape)
@@ -257,6 +257,14 @@ def test_two_devices_train_as_one(compiled):
     env = os.environ | compiled | {"XLA_FLAGS": flags}
     done = subprocess.run([sys.executable, "-c", DEVICES], env=env, capture_output=True, text=True)
     assert done.stdout.endswith("same\n"), done.stderr
+
+
+def test_a_student_warms_up_at_many_levels_whatever_its_second_network_sees():
+    cfg = STUDENT.replace(init="warmup:3", net_kwargs=NET)
+    weights = [train._plan(DATA, None, [c], None).weights(0, 3, c.init, None, None)
+               for c in (cfg, cfg.replace(method="gan"), cfg.replace(ratio_sigma_law="fixed:1"))]  # fmt: skip
+    for other in weights[1:]:
+        assert jax.tree.all(jax.tree.map(np.array_equal, weights[0], other))
 
 
 def test_without_a_teacher_a_student_warms_up_on_its_own():

@@ -76,6 +76,8 @@ def test_passes_are_those_of_the_methods():
     assert passes(aux_updates=4, share_latents=True) == pytest.approx(passes(aux_updates=4) - 4)
     assert passes(method="score", aux_updates=1) == 9
     assert passes(method="score", aux_updates=4) == 21
+    # Each of the five sets of samples of an update is made anew from what three passes gave.
+    assert passes(aux_updates=4, few_steps=4) == pytest.approx(passes(aux_updates=4) + 3 * 5)
 
 
 def test_cost_is_near_what_xla_counts_and_stores():

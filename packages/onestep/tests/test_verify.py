@@ -129,7 +129,7 @@ def test_the_seed_decides():
 @pytest.mark.parametrize(
     ("l", "options", "message"),
     [
-        ([0.0, 1.0, 2.0], {"group": 2}, "number of candidates, 3, has to be a multiple of group=2"),
+        ([0.0, 1.0, 2.0], {"group": 2}, "number of candidates, 3, has to be a multiple of the integer group=2"),
         ([0.0, 1.0], {"method": "greedy"}, "'greedy' is not one of sir, rejection, best_of"),
         ([0.0, 1.0], {"temperature": 0.0}, "temperature has to be positive; got 0.0"),
         ([0.0, 1.0], {"method": "rejection", "group": 2}, "leave out group=2"),

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+import numpy as np
+
+from . import nets
 from .denoiser import OUTPUTS
 from .divergences import divergence as divergence_named
 from .errors import ConfigError
@@ -73,6 +76,9 @@ class Config:
             if kind not in _KINDS or (optional and value is None):
                 continue
             types, wanted = _KINDS[kind]
+            if isinstance(value, np.generic):  # numpy's numbers do not go into JSON
+                value = value.item()
+                object.__setattr__(self, f.name, value)
             fits = isinstance(value, types) and (kind == "bool" or not isinstance(value, bool))
             if not fits or (isinstance(value, float) and not math.isfinite(value)):
                 raise ConfigError(f"{f.name} has to be {wanted}; got {value!r}")
@@ -146,7 +152,8 @@ class StudentConfig(Config):
         sigma_law, ratio_sigma_law: noise levels of the generator's and of the second network's updates; None is the
             method's own: EDM's lognormal law, SiD's for its generator, sigma = 0.02 for `gan`.
         omega: see `omega_weight`; `auto` becomes `sigma` for methods with a ratio, `sigma2` for scores.
-        weight_norm: see `ratio_weight`; `auto` is `batch` where the weight is unbounded. logit_clip: inside the weight.
+        weight_norm: see `ratio_weight`; `auto` is `batch` where the weight is unbounded. logit_clip: inside the weight;
+            None: unclipped.
         normalize: `none` | `unit` (`unit_normalize`) | `dmd` (score only).
         ratio_loss: see `ratio_loss`. ratio_output: `decaying` | `plain`, see `log_ratio`. ratio_width: channels of the
             ratio network over the student's. ratio_init: `random` | `teacher_encoder` (needs ratio_width 1).
@@ -181,7 +188,7 @@ class StudentConfig(Config):
     omega: str = "auto"
     weight_norm: str = "auto"
     normalize: str = "none"
-    logit_clip: float = 10.0
+    logit_clip: float | None = 10.0
     ratio_loss: str = "logistic"
     ratio_output: str = "decaying"
     ratio_width: float = 0.5
@@ -217,7 +224,7 @@ class StudentConfig(Config):
                 "few_steps": one_of(self.few_steps, (1, 2, 4)),
                 "weight_norm": one_of(self.weight_norm, ("auto", "none", "batch", "sigma_bin")),
                 "normalize": one_of(self.normalize, ("none", "unit", "dmd")),
-                "logit_clip": (self.logit_clip > 0, "positive"),
+                "logit_clip": (self.logit_clip is None or self.logit_clip > 0, "positive, or None for no clipping"),
                 "ratio_loss": one_of(self.ratio_loss, ("logistic", "brier", "ulsif", "kliep")),
                 "ratio_output": one_of(self.ratio_output, OUTPUTS),
                 "ratio_width": (self.ratio_width > 0, "positive"),
@@ -227,6 +234,11 @@ class StudentConfig(Config):
                 "stop_when": one_of(self.stop_when, ("never", "indistinguishable")),
             }
         )
+        fixed = {"gan": ("rkl", "ns")}.get(self.method, ("rkl",))
+        if self.method not in ("ratio", "score") and self.divergence not in fixed:
+            raise ConfigError(
+                f"divergence={self.divergence!r} is for methods ratio and score; {self.method} has its own"
+            )
         if self.normalize == "dmd" and self.method != "score":
             raise ConfigError(f"normalize='dmd' needs a teacher's score, method='score'; got method={self.method!r}")
         if self.ratio_init == "teacher_encoder" and self.ratio_width != 1:
@@ -255,8 +267,10 @@ def one_of(value: Any, choices: tuple[Any, ...]) -> tuple[bool, str]:
 
 def _common(cfg: TeacherConfig | StudentConfig) -> dict[str, tuple[bool, str]]:
     micro, batch = cfg.micro_batch, cfg.batch_size
+    known = nets.settings_of(PRESETS[cfg.net]["net"]) if cfg.net in PRESETS else ()
     return {
         "net": one_of(cfg.net, tuple(PRESETS)),
+        "net_kwargs": (set(cfg.net_kwargs) <= set(known), f"a dict of settings among {', '.join(known)}"),
         "steps": (cfg.steps >= 1, "at least 1"),
         "batch_size": (batch >= 2, "at least 2"),
         "lr": (cfg.lr > 0, "positive"),

@@ -33,10 +33,7 @@ class Cost(NamedTuple):
 
 
 def update_cost(cfg: StudentConfig, net: dict[str, Any]) -> Cost:
-    """Cost of an update with a generator of this config (see `nets.config`), counted and not run.
-
-    For few_steps > 1 the passes that make the samples to be noised again are left out.
-    """
+    """Cost of an update with a generator of this config (see `nets.config`), counted and not run."""
     cfg = methods.resolve(cfg)
     generator = nets.abstract(net)
     parameters, forward = nets.count_parameters(generator), forward_flops(generator)
@@ -53,19 +50,21 @@ def update_cost(cfg: StudentConfig, net: dict[str, Any]) -> Cost:
 def update_passes(cfg: StudentConfig, ratio_share: float) -> float:
     """Forward passes of the generator that one update amounts to; ratio_share: of a pass through the ratio network.
 
-    ratio: 3 + 2 rho + K (1 + 6 rho); score: 5 + 4 K, for K = aux_updates.
+    ratio: 3 + 2 rho + K (1 + 6 rho); score: 5 + 4 K, for K = aux_updates. Every set of samples takes few_steps - 1
+    passes more, which make what is noised again.
     """
     rho, k = ratio_share, cfg.aux_updates
     own = 0 if cfg.share_latents else 1  # samples for an update of the second network
+    again = (cfg.few_steps - 1) * (1 + k * own)
     if cfg.method in ("ratio", "gan"):
-        return 3 + 2 * rho + k * (own + 6 * rho)
+        return again + 3 + 2 * rho + k * (own + 6 * rho)
     if cfg.method == "score":
         extra = rho + 6 * rho * k if cfg.divergence != "rkl" else 0.0  # f-distill
-        return 5 + k * (own + 3) + extra
+        return again + 5 + k * (own + 3) + extra
     if cfg.method == "sid":  # through both denoisers, forwards and to their inputs
-        return 7 + k * (own + 3)
+        return again + 7 + k * (own + 3)
     if cfg.method == "smt":  # one network at two shares of the mixture
-        return 5 + k * (own + 3)
+        return again + 5 + k * (own + 3)
     return {"ict": 4.0, "meanflow": 5.0}[cfg.method]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from . import nets
 from .errors import ConfigError, DataError
 from .generator import per_sample
-from .noise import Karras, karras_sigmas
+from .noise import Karras, check_sigma, karras_sigmas
 from .precondition import edm_precond, ratio_decay
 from .ratio import log_softplus_ratio
 from .sampling import heun
@@ -129,18 +129,29 @@ class Model:
             key = jax.random.split(jax.random.key(seed))[1]  # the other half is for latents
             logits = None if self.label_probs is None else jnp.log(jnp.asarray(self.label_probs))
             return np.asarray(_draw_labels(key, jnp.arange(n), classes, logits))
-        if classes == 0:
-            raise ConfigError("labels were given, but this network has no classes")
         given = np.asarray(labels)
-        if given.shape not in ((), (n,)) or not np.issubdtype(given.dtype, np.integer):
-            raise ConfigError(f"labels have to be one integer or ({n},) integers; got {given.dtype} of {given.shape}")
-        if given.min() < 0 or given.max() >= classes:
-            raise ConfigError(f"labels have to lie in 0 … {classes - 1}; got {given.min()} … {given.max()}")
+        self._check_labels(given, n)
         return np.broadcast_to(given, (n,)).astype(np.int32)
 
-    def _check(self, x: Batch) -> None:
+    def _check(self, x: Batch, labels: Array | None, sigma: Levels = 1.0) -> None:
+        """Of what a network cannot see by itself; labels that are traced have no values yet."""
         if x.shape[1:] != self.net.shape:
             raise DataError(f"samples have to be (n, {', '.join(map(str, self.net.shape))}); got {x.shape}")
+        check_sigma(sigma)
+        if np.ndim(sigma) and np.shape(sigma) != x.shape[:1]:
+            raise DataError(f"sigma has to be one number or ({len(x)},), one a sample; got {np.shape(sigma)}")
+        if labels is None or isinstance(labels, jax.core.Tracer):
+            return
+        self._check_labels(np.asarray(labels), len(x))
+
+    def _check_labels(self, given: NDArray[Any], n: int) -> None:
+        classes: int = self.net.labels
+        if classes == 0:
+            raise ConfigError("labels were given, but this network has no classes")
+        if given.shape not in ((), (n,)) or not np.issubdtype(given.dtype, np.integer):
+            raise ConfigError(f"labels have to be one integer or ({n},) integers; got {given.dtype} of {given.shape}")
+        if given.size and (given.min() < 0 or given.max() >= classes):
+            raise ConfigError(f"labels have to lie in 0 … {classes - 1}; got {given.min()} … {given.max()}")
 
     def _sample(self, run: Any, n: int, seed: int, labels: int | ArrayLike | None, batch: int | None) -> Any:
         """run(params, key, index, labels) in equal pieces, so that it compiles once; numpy in data units."""
@@ -165,8 +176,11 @@ class Denoiser(Model):
     """The diffusion model D(x, sigma): teacher, or fake score."""
 
     def __call__(self, x: Batch, sigma: Levels, labels: Array | None = None) -> Batch:
-        """E[clean x | noised x] (n, *shape), in the network's units; sigma (n,) or one for all. DataError on shape."""
-        self._check(x)
+        """E[clean x | noised x] (n, *shape), in the network's units; sigma (n,) or one for all.
+
+        Raises DataError for other shapes, ConfigError for levels or labels out of range.
+        """
+        self._check(x, labels, sigma)
         return denoise(self.net, x, sigma, labels, sigma_data=self.sigma_data)
 
     def features(self, x: Batch, sigma: Levels, labels: Array | None = None) -> list[Array]:
@@ -213,8 +227,8 @@ class Generator(Model):
             raise ConfigError(f"few_steps has to be at least 1; got {self.few_steps}")
 
     def __call__(self, z: Batch, labels: Array | None = None) -> Batch:
-        """Standard normal z (n, *shape) -> samples (n, *shape) in the network's units. DataError on shape."""
-        self._check(z)
+        """Standard normal z (n, *shape) -> samples (n, *shape) in the network's units; errors as of `Denoiser`."""
+        self._check(z, labels)
         return denoise(self.net, self.sigma_init * z, self.sigma_init, labels, sigma_data=self.sigma_data)
 
     def sample(
@@ -257,7 +271,7 @@ class Ratio(Model):
 
     def __call__(self, x: Batch, sigma: Levels, labels: Array | None = None) -> PerSample:
         """(n,) nats at noised samples x (n, *shape) in the network's units; sigma (n,) or one for all."""
-        self._check(x)
+        self._check(x, labels, sigma)
         value = log_ratio(self.net, x, sigma, labels, sigma_data=self.sigma_data, output=self.output)
         return value / self.temperature
 
@@ -285,7 +299,7 @@ def _coefficients(x: Batch, sigma: Levels, sigma_data: float) -> tuple[Array, Ar
 
 
 def _features(model: Model, x: Batch, sigma: Levels, labels: Array | None) -> list[Array]:
-    model._check(x)
+    model._check(x, labels, sigma)
     _, _, c_in, c_noise = _coefficients(x, sigma, model.sigma_data)
     return model.net.features(per_sample(c_in, x) * x, c_noise, labels)
 

@@ -7,6 +7,7 @@ the same thing, the gradient through `phi` = f(r) - r f'(r) with the ratio held 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -32,14 +33,46 @@ def _alpha_f(l: Array, a: float) -> Array:
     return (jnp.exp(l) * _box_cox(l, a - 1) - jnp.expm1(l)) / a
 
 
+def _log_cosh(x: Array) -> Array:
+    """log cosh x of |x| < 1, with full relative precision at zero too, where it is x^2 / 2."""
+    return jnp.log1p(2 * jnp.sinh(jnp.clip(x, -1, 1) / 2) ** 2)
+
+
+def _log_mean(l: Array) -> Array:
+    """log((1 + r) / 2)"""
+    return jnp.where(jnp.abs(l) < 0.5, 0.5 * l + _log_cosh(0.5 * l), softplus(l) - _LOG2)
+
+
+def _js_f(l: Array, a: float) -> Array:
+    # Near zero f is l^2 / 8: the difference of the two terms, which are of order l, is taken by hand.
+    x = jnp.clip(l, -1, 1)
+    near = 0.25 * jnp.expm1(x) * x - 0.5 * (2 + jnp.expm1(x)) * _log_cosh(0.5 * x)
+    return jnp.where(jnp.abs(l) < 0.5, near, -0.5 * (jnp.exp(l) * _log_mean(-l) + _log_mean(l)))
+
+
 def _log_mixture(l: Array, a: float) -> Array:
     """log(a r + 1 - a)"""
-    return jnp.logaddexp(math.log(a) + l, math.log1p(-a))
+    near = jnp.log1p(a * jnp.expm1(jnp.clip(l, -1, 1)))
+    return jnp.where(jnp.abs(l) < 0.5, near, jnp.logaddexp(math.log(a) + l, math.log1p(-a)))
 
 
 def _log_share(l: Array, a: float) -> Array:
     """log(r / (a r + 1 - a))"""
     return -jnp.logaddexp(math.log(a), math.log1p(-a) - l)
+
+
+def _skew_js_f(l: Array, a: float) -> Array:
+    # Near zero f is l^2 / 2, a difference of terms of order l. Its series in l: f'' - f' is the weight, for which
+    # w' = w - a w^2.
+    w = [1.0]
+    for n in range(8):
+        w.append((w[n] - a * sum(w[k] * w[n - k] for k in range(n + 1))) / (n + 1))
+    c = [0.0, 0.0]
+    for n, of_weight in enumerate(w):
+        c.append((of_weight + (n + 1) * c[n + 1]) / ((n + 1) * (n + 2)))
+    near = jnp.polyval(jnp.asarray(c[::-1], l.dtype), jnp.clip(l, -0.1, 0.1))
+    far = -_log_mixture(l, a) / a + jnp.exp(l) * _log_share(l, a) / (1 - a)
+    return jnp.where(jnp.abs(l) < 0.03, near, far)
 
 
 class _Row(NamedTuple):
@@ -61,17 +94,17 @@ _ROWS = {
         phi=lambda l, a: -jnp.exp(l),
     ),
     "js": _Row(
-        f=lambda l, a: 0.5 * (jnp.exp(l) * (_LOG2 - softplus(-l)) + _LOG2 - softplus(l)),
+        f=_js_f,
         weight=lambda l, a: 0.5 * sigmoid(l),
         phi=lambda l, a: -0.5 * softplus(l),
     ),
     "ns": _Row(
-        f=lambda l, a: (1 + jnp.exp(l)) * (softplus(-l) - _LOG2),
+        f=lambda l, a: (1 + jnp.exp(l)) * _log_mean(-l),
         weight=lambda l, a: sigmoid(-l),
         phi=lambda l, a: softplus(-l),
     ),
     "softened_fkl": _Row(
-        f=lambda l, a: (1 + jnp.exp(l)) * (softplus(l) - _LOG2),
+        f=lambda l, a: (1 + jnp.exp(l)) * _log_mean(l),
         weight=lambda l, a: jnp.exp(l) * sigmoid(l),
         phi=lambda l, a: softplus(l) - jnp.exp(l),
     ),
@@ -106,7 +139,7 @@ _ROWS = {
         phi=lambda l, a: -_box_cox(l, a),
     ),
     "skew_js": _Row(
-        f=lambda l, a: -_log_mixture(l, a) / a + jnp.exp(l) * _log_share(l, a) / (1 - a),
+        f=_skew_js_f,
         weight=lambda l, a: jnp.exp(_log_share(l, a)),
         phi=lambda l, a: -_log_mixture(l, a) / a,
     ),
@@ -169,6 +202,8 @@ def divergence(name: str, *, alpha: float | None = None) -> Divergence:
     """
     if name not in _ROWS:
         raise ConfigError(f"divergence: {name!r} is not one of {', '.join(_ROWS)}")
+    if alpha is not None and not isinstance(alpha, Real):
+        raise ConfigError(f"alpha has to be a number; got {alpha!r}")
     if name == "alpha" and (alpha is None or not math.isfinite(alpha)):
         raise ConfigError(f"divergence 'alpha' needs alpha, any real number (0 is rkl, 1 is fkl); got {alpha}")
     if name == "skew_js" and not (alpha is not None and 0 < alpha < 1):

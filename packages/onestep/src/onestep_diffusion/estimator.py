@@ -105,6 +105,10 @@ class OneStepGenerator(BaseEstimator):
         Raises ValueError for rows that are not finite numbers, constant or fewer than two, and for illegal settings;
         DivergedError if training fails.
         """
+        if not isinstance(self.refit_steps, int | np.integer) or self.refit_steps < 0:
+            raise ConfigError(f"refit_steps has to be an integer, zero or more; got {self.refit_steps!r}")
+        if parse_strategy(self.init)[0] in ("single_level", "off_level"):
+            raise ConfigError(f"init={self.init!r} needs a second teacher; use `train_student` with one")
         rows = validate_data(self, X, dtype="numeric", ensure_min_samples=2)
         self.classes_, labels = None, None
         if y is not None:
@@ -127,8 +131,6 @@ class OneStepGenerator(BaseEstimator):
             batch_size=self.batch_size,
             conditional=labels is not None,
         )
-        if self.refit_steps < 0:
-            raise ConfigError(f"refit_steps has to be zero or more; got {self.refit_steps}")
         refit = self.refit_steps > 0 and round(HELD_OUT * len(rows)) >= FEWEST_HELD_OUT
         data = make_dataset(rows, labels, name="X", held_out=HELD_OUT if refit else 0.0, seed=seed)
         alone = parse_strategy(self.init)[0] in ("random", "warmup") and self.method not in NEEDS_TEACHER
@@ -190,6 +192,8 @@ class OneStepGenerator(BaseEstimator):
         if not isinstance(self.random_state, int | np.integer | None):
             raise ConfigError("random_state has to be an integer or None to be saved")
         folder = Path(path)
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"{folder} is a file; save needs a folder")
         for attribute, name in _MODELS.items():
             model: Model | None = getattr(self, attribute)
             if model is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass, fields
+from numbers import Real
 from typing import Any
 
 import jax
@@ -35,8 +36,8 @@ def karras_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho
 
     Raises ConfigError unless n >= 1 and 0 < sigma_min < sigma_max and rho > 0; n = 1 gives sigma_max alone.
     """
-    if n < 1:
-        raise ConfigError(f"n has to be at least 1; got {n}")
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ConfigError(f"n has to be an integer of at least 1; got {n!r}")
     law = Karras(1.0, sigma_min, sigma_max, rho)
     return law.quantile(jnp.linspace(1.0, 0.0, n))
 
@@ -57,11 +58,17 @@ class SigmaLaw:
         name = next(name for name, law in _LAWS.items() if type(self) is law)
         return f"{name}:{','.join(map(str, astuple(self)))}"
 
-    def _check(self, **legal: bool) -> None:
+    def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not math.isfinite(value) or not legal.get(field.name, True):
-                raise ConfigError(f"{type(self).__name__}: {field.name}={value} is out of range in {self!r}")
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise ConfigError(f"{type(self).__name__}: {field.name} has to be a finite number; got {value!r}")
+            object.__setattr__(self, field.name, float(value))  # numpy's numbers do not go into JSON
+
+    def _check(self, **legal: bool) -> None:
+        for name, holds in legal.items():
+            if not holds:
+                raise ConfigError(f"{type(self).__name__}: {name}={getattr(self, name)} is out of range in {self!r}")
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class LogNormal(SigmaLaw):
     high: float = 80.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check(std=self.std > 0, low=self.low > 0, high=self.high > self.low)
 
     def quantile(self, u: Elementwise) -> Array:
@@ -89,6 +97,7 @@ class LogUniform(SigmaLaw):
     high: float = 80.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check(low=self.low > 0, high=self.high > self.low)
 
     def quantile(self, u: Elementwise) -> Array:
@@ -106,6 +115,7 @@ class Karras(SigmaLaw):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check(
             t_max=0 < self.t_max <= 1,
             sigma_min=self.sigma_min > 0,
@@ -126,6 +136,7 @@ class Fixed(SigmaLaw):
     value: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check(value=self.value > 0)
 
     def quantile(self, u: Elementwise) -> Array:

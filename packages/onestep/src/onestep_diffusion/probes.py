@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from . import nets
 from .denoiser import Denoiser, Generator, latents
 from .errors import DataError
 
@@ -45,6 +47,8 @@ def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
     (Kornblith et al. 2019). 0 if either is constant. Raises DataError for different n.
     """
     x, y = (np.asarray(v, float).reshape(len(np.asarray(v)), -1) for v in (a, b))
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise DataError("CKA needs finite features; some are not numbers or infinite")
     if len(x) != len(y) or len(x) < 2:
         raise DataError(f"CKA needs features of the same samples, at least two; got {len(x)} and {len(y)}")
     x, y = x - x.mean(0), y - y.mean(0)
@@ -72,7 +76,8 @@ def block_features(denoiser: Denoiser, x: ArrayLike, sigma: float, seed: int = 0
     """
     clean = denoiser.to_model(x)
     noised = clean + sigma * jax.random.normal(jax.random.key(seed), clean.shape)
-    outputs = denoiser.features(noised, sigma)
+    graphdef, params = nets.split(denoiser.net)
+    outputs = _features(graphdef, denoiser.sigma_data, params, noised, jnp.float32(sigma))
     return {
         name: np.asarray(out, np.float32).reshape(len(out), -1, out.shape[-1]).mean(axis=1)
         for name, out in zip(denoiser.net.block_names, outputs, strict=True)
@@ -110,3 +115,8 @@ def probe_features(
                 entry["cka"] = linear_cka(features, theirs[block])
             table.append(entry)
     return table
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _features(graphdef: Any, sigma_data: float, params: nets.Params, noised: Array, sigma: Array) -> list[Array]:
+    return Denoiser(net=nets.merge(graphdef, params), sigma_data=sigma_data).features(noised, sigma)

@@ -55,8 +55,11 @@ def ratio_loss(
     """
     if kind not in _LOSSES:
         raise ConfigError(f"ratio loss: {kind!r} is not one of {', '.join(_LOSSES)}")
-    if weight is not None and not weight.shape == log_r_data.shape == log_r_student.shape:
-        shapes = f"{weight.shape} for {log_r_data.shape} and {log_r_student.shape}"
+    log_r_data, log_r_student = jnp.asarray(log_r_data), jnp.asarray(log_r_student)
+    if log_r_data.size == 0 or log_r_student.size == 0:
+        raise DataError(f"log ratios of both classes are needed; got {log_r_data.shape} and {log_r_student.shape}")
+    if weight is not None and not jnp.shape(weight) == log_r_data.shape == log_r_student.shape:
+        shapes = f"{jnp.shape(weight)} for {log_r_data.shape} and {log_r_student.shape}"
         raise DataError(f"weight has to have the shape of both log ratios; got {shapes}")
     of_data, of_student = (
         loss(_wide(log_r) + log_prior) for loss, log_r in zip(_LOSSES[kind], (log_r_data, log_r_student), strict=True)
@@ -89,6 +92,8 @@ def ratio_weight(
     noise levels of this batch. Dividing changes how loud a level is, never a sample's direction. A batch handled in
     pieces takes this function on the log ratios of the whole and multiplies the pieces of an `rkl` field by it.
     """
+    if logit_clip is not None and not logit_clip > 0:
+        raise ConfigError(f"logit_clip has to be positive, or None for no clipping; got {logit_clip}")
     clipped = log_r if logit_clip is None else jnp.clip(log_r, -logit_clip, logit_clip)
     weight = div.weight(clipped)
     if weight_norm == "none":

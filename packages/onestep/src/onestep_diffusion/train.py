@@ -197,9 +197,6 @@ def train_students(
     }
     monitors = [Monitor(**common, report=None if index else report) for index in range(len(cfgs))]
 
-    def one(index: int) -> State:
-        return jax.tree.map(lambda leaf: leaf[index], state)
-
     for step, length in loop.calls(0, cfg, state.params):
         state, metrics = run(state, pools.at(step), plan.frozen, length=length)
         step += length
@@ -207,10 +204,17 @@ def train_students(
         for index, monitor in enumerate(monitors):
             monitor.add(step, {name: value[index] for name, value in values.items()})
         if on_eval and (step % every == 0 or step == cfg.steps):
-            measures = on_eval(step, [plan.generator(one(index).ema) for index in range(len(cfgs))])
+            measures = on_eval(step, [plan.generator(ema) for ema in _apart(state.ema, len(cfgs))])
             for monitor, found in zip(monitors, measures, strict=True):
                 monitor.note(**found)
-    return [plan.result(one(index), monitor.history) for index, monitor in enumerate(monitors)]
+    states = _apart(state._replace(key=None), len(cfgs))  # keys are no arrays of numbers
+    return [plan.result(state, monitor.history) for state, monitor in zip(states, monitors, strict=True)]
+
+
+def _apart(stacked: Tree, runs: int) -> list[Tree]:
+    """The runs of a stacked tree. By way of numpy: a slice of every leaf of every run would be a call each."""
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, stacked))
+    return [jax.tree.unflatten(structure, [jnp.asarray(leaf[index]) for leaf in leaves]) for index in range(runs)]
 
 
 def make_student_step(
@@ -371,12 +375,11 @@ def run_keys(seed: int, kind: str) -> Array:
 
 
 def _warmed_up(data: Dataset, net: dict[str, Any], cfg: StudentConfig, steps: int, seed: int) -> nets.Params:
-    """Weights after so many steps of denoising at the second network's levels: a teacher's cost in small."""
+    """Weights after so many steps of denoising at EDM's levels, whatever the second network's: a teacher in small."""
     preset, settings = nets.preset_of(net)
     teacher = TeacherConfig(
         net=preset,
         net_kwargs=settings,
-        sigma_law=_law(cfg.ratio_sigma_law),
         steps=steps,
         batch_size=cfg.batch_size,
         lr=cfg.ratio_lr,

@@ -389,7 +389,7 @@ def _join(pieces: Tree) -> Tree:
 
 
 def _weights(
-    rows: Sequence[Row], log_r: PerSample, sigma: PerSample, state: State, steps: int, clip: float
+    rows: Sequence[Row], log_r: PerSample, sigma: PerSample, state: State, steps: int, clip: float | None
 ) -> PerSample:
     """w_f of the run's divergence; with several in one program all are computed, which is cheap beside a network."""
     out = []

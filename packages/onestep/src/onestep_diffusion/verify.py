@@ -29,7 +29,7 @@ from .denoiser import Generator, Ratio, denoise, log_ratio
 from .errors import ConfigError, DataError
 from .generator import per_sample
 from .loop import Pools, calls
-from .noise import LogNormal
+from .noise import LogNormal, check_sigma
 from .update import Draws, Optimisation, Tree, compile_update, init_state, knobs_for, single_update
 
 METHODS = ("sir", "rejection", "best_of")
@@ -89,11 +89,22 @@ def verifier_log_ratio(
     batch: int = 1024,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Log ratios (n,) of samples x in data units: means over `draws` noises of level sigma (None: sigma_v)."""
+    """Log ratios (n,) of samples x in data units: means over `draws` noises of level sigma (None: sigma_v).
+
+    Raises DataError for samples of another shape, ConfigError for sigma, draws, or labels that do not fit.
+    """
     sigma = ratio.sigma_v if sigma is None else sigma
+    check_sigma(sigma)
+    if draws < 1 or batch < 1:
+        raise ConfigError(f"draws={draws} and batch={batch} have to be at least 1")
     graphdef, params = nets.split(ratio.net)
     rows = np.asarray(x)
-    y = None if labels is None else np.asarray(labels)
+    if rows.shape[1:] != ratio.net.shape or len(rows) == 0:
+        wanted = ", ".join(map(str, ratio.net.shape))
+        raise DataError(f"samples have to be (n, {wanted}) with n > 0; got {rows.shape}")
+    if labels is None and ratio.net.labels:
+        raise ConfigError(f"this ratio has {ratio.net.labels} classes: labels are needed, one a sample")
+    y = ratio.draw_labels(len(rows), labels=None if labels is None else np.asarray(labels))
     out = []
     for start in range(0, len(rows), batch):
         # Pieces of one size, so that they compile once.
@@ -184,8 +195,8 @@ def _logits(log_ratio: ArrayLike, temperature: float, group: int | None) -> NDAr
         raise DataError(f"log_ratio has to be (m,) numbers below infinity, m > 0; got shape {l.shape} or such an entry")
     if not temperature > 0:
         raise ConfigError(f"temperature has to be positive; got {temperature}")
-    if group is not None and (group < 1 or l.size % group):
-        raise ConfigError(f"the number of candidates, {l.size}, has to be a multiple of group={group}")
+    if group is not None and (not isinstance(group, int | np.integer) or group < 1 or l.size % group):
+        raise ConfigError(f"the number of candidates, {l.size}, has to be a multiple of the integer group={group!r}")
     logits = l.reshape(-1, group or l.size) / temperature
     if np.isneginf(logits).all(1).any():
         raise DataError("a group has only candidates with log ratio -inf")

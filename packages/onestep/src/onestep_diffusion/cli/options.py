@@ -189,6 +189,7 @@ def run_data(folder: Path, spec: str) -> Dataset:
 
     settings = settings_of(folder)
     if settings.get("data", spec) != spec:
+        load_data(spec)  # data that are not there are the first thing to say
         raise ConfigError(
             f"{folder} was trained on {settings['data']!r}: on {spec!r} its training rows cannot be told from others"
         )

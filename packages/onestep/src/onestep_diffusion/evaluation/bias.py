@@ -20,7 +20,7 @@ def run_bias(profile: Profile, rng: np.random.Generator, out: Path, device: str 
     experiment = Experiment()
     halves = (profile.bias_seeds[::2], profile.bias_seeds[1::2])
     jobs = [(seeds, profile.bias_steps) for seeds in halves if seeds]
-    table = [row for rows in each(_table, jobs, profile.workers) for row in rows]
+    table = [row for rows in each(_table, jobs) for row in rows]
     near = [row for row in table if row["delta"] == min(DELTAS) and row["sigma"] in SMALL]
     by_seed = np.array([
         np.mean([np.log(row["ratio"] / row["independent_scores"]) for row in near if row["seed"] == seed])

@@ -29,7 +29,7 @@ def run_divergences(profile: Profile, rng: np.random.Generator, out: Path, devic
     names = (*profile.divergences, *profile.unbounded)
     halves = (names[::2], names[1::2])
     jobs = [(_group(profile, [{"divergence": d, "alpha": ALPHAS.get(d)} for d in half]), str(out)) for half in halves]
-    found = [run for group in each(train_group, jobs, profile.workers) for run in group]
+    found = [run for group in each(train_group, jobs) for run in group]
     runs: dict[str, list[Run]] = {}
     for run in found:
         runs.setdefault(run.settings.divergence, []).append(run)
@@ -61,7 +61,7 @@ def run_tricks(profile: Profile, rng: np.random.Generator, out: Path, device: st
     """The plain ratio against gradient penalty, spectral norm, and the same loop at one small noise level."""
     experiment = Experiment()
     jobs = [(_group(profile, [changes]), str(out)) for changes in TRICKS.values()]
-    runs = dict(zip(TRICKS, each(train_group, jobs, profile.workers), strict=True))
+    runs = dict(zip(TRICKS, each(train_group, jobs), strict=True))
     log = {name: np.log([run.final for run in group]) for name, group in runs.items()}
     best = min(("R1 .1", "R1 1", "spectral norm"), key=lambda name: float(log[name].mean()))
     against = log["plain"] - log[best]

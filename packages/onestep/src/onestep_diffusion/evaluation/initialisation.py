@@ -41,10 +41,8 @@ def run_initialisation(profile: Profile, rng: np.random.Generator, out: Path, de
     experiment = Experiment()
     seconds = teachers(profile, out, profile.data, profile.retrain)
     experiment.metrics += [Metric(f"teacher {name}: training", s, "s", "lower") for name, s in seconds.items()]
-    jobs = [(_group(profile, method, MAIN, profile.seeds, keep=method), str(out)) for method in METHODS]
-    if profile.others:
-        jobs += [(_group(profile, method, profile.others, profile.other_seeds[:1]), str(out)) for method in METHODS]
-    found = [run for group in each(train_group, jobs, profile.workers) for run in group]
+    jobs = [(_group(profile, method), str(out)) for method in METHODS]
+    found = [run for group in each(train_group, jobs) for run in group]
     runs = _by_strategy(found)
     floor, ode = floor_and_halves(profile.data, profile.features), _teachers_own(profile, out)
     experiment.metrics += [
@@ -84,7 +82,7 @@ def run_second(profile: Profile, rng: np.random.Generator, out: Path, device: st
         chosen = [(cfg.replace(init=init), seed) for init in MAIN for seed in profile.second_seeds]
         settings, seeds = (tuple(column) for column in zip(*chosen, strict=True))
         jobs.append((Group(SECOND, "raw", "second_", settings, seeds, 1, profile.samples), str(out)))
-    runs = _by_strategy([run for group in each(train_group, jobs, profile.workers) for run in group])
+    runs = _by_strategy([run for group in each(train_group, jobs) for run in group])
     for method in METHODS:
         for identifier, worse, better, value, statement in (
             ("teacher-init", "random", "teacher", 2.0, "Random weights end further from the data than the teacher's"),
@@ -100,13 +98,15 @@ def run_second(profile: Profile, rng: np.random.Generator, out: Path, device: st
     return experiment
 
 
-def _group(profile: Profile, method: str, strategies: Sequence[str], seeds: Sequence[int], keep: str = "") -> Group:
+def _group(profile: Profile, method: str) -> Group:
+    """The main strategies with every seed and the others with the first, in one program."""
     cfg = student_settings(profile, method)
-    chosen = [(cfg.replace(init=init), seed) for init in strategies for seed in seeds]
+    chosen = [(cfg.replace(init=init), seed) for init in MAIN for seed in profile.seeds]
+    chosen += [(cfg.replace(init=init), profile.seeds[0]) for init in profile.others]
     settings, all_seeds = (tuple(column) for column in zip(*chosen, strict=True))
     return Group(
         profile.data, profile.features, "", settings, all_seeds, profile.evaluations, profile.samples,
-        profile.side_by_side, keep,
+        profile.side_by_side, keep=method,
     )  # fmt: skip
 
 

@@ -41,15 +41,16 @@ def draw_samples(rows: Mapping[str, NDArray[Any]], data: Dataset, path: Path) ->
     """A row of images for each name, in the range of the data."""
     low, high = data.shift - data.scale, data.shift + data.scale
     n = len(next(iter(rows.values())))
-    sheet = figure(2.4 + 0.55 * n, 0.6 * len(rows))
-    panels = sheet.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for axes, (name, images) in zip(panels, rows.items(), strict=True):
+    sheet = figure(2.8 + 0.55 * n, 0.6 * len(rows))
+    panels = sheet.subplots(len(rows), 2, squeeze=False, width_ratios=[2.0, 0.55 * n])
+    for (left, axes), (name, images) in zip(panels, rows.items(), strict=True):
+        left.axis("off")
+        left.text(1, 0.5, name, ha="right", va="center", fontsize=8, transform=left.transAxes)
         strip = np.concatenate([np.pad(np.clip(x, low, high), [(0, 0), (0, 1), (0, 0)], constant_values=high)
                                 for x in images], axis=1)  # fmt: skip
         axes.imshow(strip.squeeze(), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         axes.set_yticks([])
         axes.set_xticks([])
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         for spine in axes.spines.values():
             spine.set_visible(False)
     save_figure(sheet, path)

@@ -21,8 +21,8 @@ class Profile:
     net, net_kwargs : preset of the network
     retrain : train the teachers that the package ships, for so many steps
     batch, lr, ratio_lr : of students; precision, steps_per_call
-    seeds, other_seeds : of the four main initialisations, of comparisons within the method; further initialisations
-        have the first of the latter
+    seeds, other_seeds : of the four main initialisations, of which further ones have the first; of comparisons within
+        the method
     updates, aux, score_aux : of the generator; of the ratio, and the fake score, per update of it
     evaluations : how often a run is judged; samples : by so many samples
     others : further initialisations; divergences, unbounded
@@ -119,22 +119,23 @@ FULL = replace(
         "scratch",
     ),
     retrain=6_000,
-    updates=1_000,
+    seeds=(0, 1, 2, 3),
+    updates=500,
     aux=4,
     other_seeds=(0, 1, 2),
     evaluations=5,
     others=OTHERS,
     divergences=BOUNDED,
     unbounded=UNBOUNDED,
-    short=400,
+    short=250,
     refit=3_000,
     bias_steps=3_000,
     bias_seeds=(0, 1, 2, 3),
-    ring_seeds=(0, 1, 2),
-    ring_updates=1_500,
-    second_teacher=2_500,
-    second_updates=400,
-    second_seeds=(0, 1),
+    ring_seeds=(0, 1, 2, 3),
+    ring_updates=1_000,
+    second_teacher=2_000,
+    second_updates=250,
+    second_seeds=(0, 1, 2),
 )  # fmt: skip
 GPU = replace(
     FULL,

@@ -22,7 +22,7 @@ METHODS = ("ratio", "score")
 def run_rings(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
     """Three rings, and a teacher that was trained too short."""
     experiment = Experiment()
-    found = each(_train, [(profile, seed) for seed in profile.ring_seeds], profile.workers)
+    found = each(_train, [(profile, seed) for seed in profile.ring_seeds])
     teacher, ours, theirs, floor = (
         np.array([values[name] for values in found]) for name in ("teacher", "ratio", "score", "floor")
     )

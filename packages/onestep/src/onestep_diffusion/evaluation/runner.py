@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, OnestepError
+from .pool import processes
 from .profiles import PROFILES, Profile
 from .report import Experiment, write_json
 
@@ -76,34 +77,35 @@ def run(
     failed: dict[str, str] = {}
     if progress:
         progress("", 0, len(ids), 0.0)
-    for number, identifier in enumerate(ids, start=1):
-        stored = folder / "experiments" / f"{identifier}.json"
-        key = _key(chosen, seed, chosen_device)
-        result = _finished(stored, key) if resume else None
-        if result is None:
-            began = time.perf_counter()
-            rng = np.random.default_rng([seed, EXPERIMENTS.index(identifier)])
-            function = getattr(import_module(f".{_MODULES[identifier]}", __package__), f"run_{identifier}")
-            try:
-                experiment: Experiment = function(chosen, rng, folder, device=chosen_device)
-            except Exception as error:
-                # Bad input and missing data stop the run at once; anything else costs this experiment only.
-                if isinstance(error, OnestepError):
-                    raise
-                failed[identifier] = f"{type(error).__name__}: {error}"
-                (folder / "experiments" / f"{identifier}.error.txt").write_text(
-                    traceback.format_exc(), encoding="utf-8"
-                )
-                experiment = Experiment()
-            experiment.seconds = time.perf_counter() - began
-            result = {**experiment.to_dict(), "seconds": experiment.seconds}
-            if identifier not in failed:
-                write_json(stored, {"key": key, "result": result})
-        done[identifier] = result
-        results = _results(chosen, seed, done)
-        write_json(folder / "results.json", results)
-        if progress:
-            progress(identifier, number, len(ids), float(result["seconds"]))
+    with processes(chosen.workers):
+        for number, identifier in enumerate(ids, start=1):
+            stored = folder / "experiments" / f"{identifier}.json"
+            key = _key(chosen, seed, chosen_device)
+            result = _finished(stored, key) if resume else None
+            if result is None:
+                began = time.perf_counter()
+                rng = np.random.default_rng([seed, EXPERIMENTS.index(identifier)])
+                function = getattr(import_module(f".{_MODULES[identifier]}", __package__), f"run_{identifier}")
+                try:
+                    experiment: Experiment = function(chosen, rng, folder, device=chosen_device)
+                except Exception as error:
+                    # Bad input and missing data stop the run at once; anything else costs this experiment only.
+                    if isinstance(error, OnestepError):
+                        raise
+                    failed[identifier] = f"{type(error).__name__}: {error}"
+                    (folder / "experiments" / f"{identifier}.error.txt").write_text(
+                        traceback.format_exc(), encoding="utf-8"
+                    )
+                    experiment = Experiment()
+                experiment.seconds = time.perf_counter() - began
+                result = {**experiment.to_dict(), "seconds": experiment.seconds}
+                if identifier not in failed:
+                    write_json(stored, {"key": key, "result": result})
+            done[identifier] = result
+            results = _results(chosen, seed, done)
+            write_json(folder / "results.json", results)
+            if progress:
+                progress(identifier, number, len(ids), float(result["seconds"]))
     if failed:
         what = "; ".join(f"{identifier} ({message})" for identifier, message in failed.items())
         raise ExperimentError(

@@ -1,4 +1,4 @@
-"""Peers that need neither teacher nor second network, and the student that is its own teacher, at equal wall time."""
+"""Peers that need neither teacher nor second network, and the student that is its own teacher, at equal arithmetic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import nets
+from ..config import StudentConfig
+from ..costs import update_cost
 from ..train import train_student
 from .pool import each
 from .profiles import Profile
@@ -20,36 +23,31 @@ METHODS = ("ratio", "ict", "meanflow")
 def run_scratch(profile: Profile, rng: np.random.Generator, out: Path, device: str = "cpu") -> Experiment:
     """Reported, not judged: none of the three is tuned."""
     experiment = Experiment()
-    seconds, fd, steps = _train(profile, "ratio", profile.short, 0.0)
-    experiment.metrics += [
-        Metric(f"from scratch, ratio after {WARMUP:,} steps of denoising: FD in {seconds:.0f} s", fd, "", "lower"),
-        Metric("from scratch, ratio: updates", steps, "", "higher"),
-    ]
-    jobs = [(profile, method, 0, seconds) for method in METHODS[1:]]
-    for method, (spent, fd, steps) in zip(METHODS[1:], each(_train, jobs, profile.workers), strict=True):
-        experiment.metrics += [
-            Metric(f"from scratch, {method}: FD in {spent:.0f} s", fd, "", "lower"),
-            Metric(f"from scratch, {method}: updates", steps, "", "higher"),
-        ]
+    passes = 3 * WARMUP + profile.short * _passes(profile, "ratio")
+    updates = {m: profile.short if m == "ratio" else round(passes / _passes(profile, m)) for m in METHODS}
+    jobs = [(profile, method, steps) for method, steps in updates.items()]
+    for (method, steps), (seconds, fd) in zip(updates.items(), each(_train, jobs), strict=True):
+        name = f"from scratch, {method}, {steps:,} updates"
+        name += f" after {WARMUP:,} of denoising" if method == "ratio" else ""
+        experiment.metrics += [Metric(f"{name}: FD", fd, "", "lower"), Metric(f"{name}: time", seconds, "s", "lower")]
+    experiment.metrics.append(Metric("from scratch: forward passes of the network, each", passes, "", "lower"))
     return experiment
 
 
-def _train(profile: Profile, method: str, steps: int, seconds: float) -> tuple[float, float, int]:
-    """(seconds, FD, updates); without steps, as many as fit into the seconds."""
-    data = dataset(profile.data)
+def _settings(profile: Profile, method: str) -> StudentConfig:
     init = f"warmup:{WARMUP}" if method == "ratio" else "random"
-    changes = {"init": init, "lr": profile.lr if method == "ratio" else 1e-3}
-    if not steps:
-        timed = student_settings(profile, method, steps=2 * profile.steps_per_call, **changes)
-        train_student(data, None, timed)  # compiles
-        began = time.perf_counter()
-        train_student(data, None, timed)
-        each_step = (time.perf_counter() - began) / timed.steps
-        steps = max(
-            profile.steps_per_call, round(seconds / each_step / profile.steps_per_call) * profile.steps_per_call
-        )
+    return student_settings(profile, method, init=init, lr=profile.lr if method == "ratio" else 1e-3)
+
+
+def _passes(profile: Profile, method: str) -> float:
+    net = nets.preset(profile.net, (int(np.prod(dataset(profile.data).shape)),)) | dict(profile.net_kwargs)
+    return update_cost(_settings(profile, method), nets.config(nets.abstract(net))).passes
+
+
+def _train(profile: Profile, method: str, steps: int) -> tuple[float, float]:
+    """(seconds, FD)"""
     began = time.perf_counter()
-    result = train_student(data, None, student_settings(profile, method, steps=steps, **changes))
+    result = train_student(dataset(profile.data), None, _settings(profile, method).replace(steps=steps))
     spent = time.perf_counter() - began
     samples = result.generator_ema.sample(profile.samples, seed=1000)
-    return spent, distance(profile.data, profile.features, samples), steps
+    return spent, distance(profile.data, profile.features, samples)

@@ -125,7 +125,7 @@ def teachers(profile: Profile, out: Path, data: str, steps: int, prefix: str = "
             save_model(teacher_file(out, prefix + name), shipped_teacher(name))
         return {}
     jobs = [(profile, data, name, steps, str(teacher_file(out, prefix + name))) for name in LAWS]
-    return dict(zip(LAWS, each(_train_teacher, jobs, profile.workers), strict=True))
+    return dict(zip(LAWS, each(_train_teacher, jobs), strict=True))
 
 
 def _train_teacher(profile: Profile, data: str, name: str, steps: int, path: str) -> float:

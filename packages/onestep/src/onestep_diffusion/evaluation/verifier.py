@@ -31,7 +31,7 @@ def run_verifier(profile: Profile, rng: np.random.Generator, out: Path, device: 
     ]
     if not jobs:
         return experiment
-    tables = dict(zip([job[2:] for job in jobs], each(_one, jobs, profile.workers), strict=True))
+    tables = dict(zip([job[2:] for job in jobs], each(_one, jobs), strict=True))
     main = [tables["teacher", seed] for seed in profile.seeds]
     log = np.log([_at(table["fitted"], 8) for table in main])
     experiment.claims.append(

@@ -8,7 +8,9 @@ All are functions of preconditioned inputs, net(c_in x, c_noise, labels), as F o
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -40,6 +42,7 @@ __all__ = [
     "merge",
     "preset",
     "preset_of",
+    "settings_of",
     "split",
 ]
 
@@ -110,8 +113,8 @@ def build(config: Mapping[str, Any], *, rngs: nnx.Rngs | NoRngs) -> Any:
 
 
 def abstract(config: Mapping[str, Any]) -> Any:
-    """The same network with shapes in place of weights: no memory, no arithmetic."""
-    return nnx.eval_shape(lambda: build(config, rngs=NoRngs()))
+    """The same network with shapes in place of weights: no memory, no arithmetic; do not change it."""
+    return _abstract(json.dumps(dict(config), sort_keys=True))
 
 
 def config(net: Any) -> dict[str, Any]:
@@ -138,6 +141,16 @@ def count_parameters(module: Any) -> int:
     """Number of weights of a network, an abstract one, or anything that has its network as `net`."""
     leaves = jax.tree.leaves(nnx.state(getattr(module, "net", module), nnx.Param))
     return sum(int(np.prod(leaf.shape)) for leaf in leaves)
+
+
+@cache
+def _abstract(config: str) -> Any:
+    return nnx.eval_shape(lambda: build(json.loads(config), rngs=NoRngs()))
+
+
+def settings_of(net: str) -> tuple[str, ...]:
+    """The settings that networks of this name take."""
+    return tuple(_settings(NETS[net]))
 
 
 def _settings(kind: Any) -> dict[str, inspect.Parameter]:
