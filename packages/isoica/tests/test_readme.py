@@ -40,4 +40,3 @@ def test_bash_block_goes_from_a_simulation_to_a_report(tmp_path, monkeypatch, ca
         shown = capsys.readouterr()
         assert ended.value.code in (0, None), shown.err
     assert (tmp_path / "report.png").stat().st_size > 10_000
-    assert "eta_lower" in (tmp_path / "report.json").read_text()
