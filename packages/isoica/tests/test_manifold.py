@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
 from isoica import RigidAlignment
@@ -70,6 +71,7 @@ def test_plain_local_and_global_steps_never_raise_the_energy_and_the_solution_is
 
 
 @pytest.mark.parametrize("kind", ["amg", "cg"])
+@pytest.mark.filterwarnings("ignore:not converged")
 def test_iterative_solvers_give_the_embedding_of_the_direct_one(kind):
     data = make_near_isometric(300, 2, theta=0.1, random_state=7)
     direct, other = (
@@ -192,6 +194,27 @@ def test_repeated_points_share_their_place():
     assert procrustes_residual(S[again], model.embedding_) < 1e-6
 
 
+def test_a_fit_cut_short_says_so_and_keeps_what_it_has(monkeypatch, curved):
+    data, reference = curved
+    with pytest.warns(ConvergenceWarning, match="not converged after 2 iterations"):
+        model = RigidAlignment(2, max_iter=2, random_state=0).fit(data.X)
+    assert (model.converged_, model.n_iter_) == (False, 2)
+
+    calls = iter(range(100))
+
+    def interrupt_the_fifth(*args):
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return global_rhs(*args)
+
+    monkeypatch.setattr("isoica.alignment.global_rhs", interrupt_the_fifth)
+    with pytest.warns(ConvergenceWarning, match="interrupted"):
+        model = RigidAlignment(2, random_state=0).fit(data.X)
+    assert not model.converged_
+    assert reference.energy_ < model.energy_ < model.energies_[0]
+    assert np.isfinite(model.transform(data.X[:3])).all()
+
+
 def test_result_does_not_depend_on_the_number_of_jobs(curved):
     data, model = curved
     np.testing.assert_array_equal(RigidAlignment(2, n_jobs=2, random_state=0).fit(data.X).embedding_, model.embedding_)
@@ -239,5 +262,12 @@ def test_saved_model_gives_the_same_charts(curved, tmp_path):
 @pytest.mark.parametrize(("d", "D"), [(1, 3), (2, 6), (4, 12)])
 def test_both_estimates_of_the_dimension_find_that_of_a_flat_patch(d, D):
     found = intrinsic_dimension(_patch(1500, d, D)[1])
-    assert (found.rounded, found.local_pca) == (d, d)
+    assert (found.taken, found.local_pca, found.agree) == (d, d, True)
     assert found.two_nn == pytest.approx(d, rel=0.12)
+
+
+def test_noise_at_the_scale_of_the_nearest_neighbours_does_not_raise_the_dimension_taken():
+    data = make_near_isometric(1500, 2, theta=0.05, noise=0.02, random_state=17)
+    found = intrinsic_dimension(data.X)
+    assert found.two_nn > 4
+    assert (found.taken, found.agree) == (2, False)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.sparse.linalg import LinearOperator, cg, splu
+from sklearn.exceptions import ConvergenceWarning
 
 from .errors import IsoICAError
 from .neighbours import Neighbourhoods
@@ -135,7 +136,15 @@ def align(hood: Neighbourhoods, z: Array, solve: Solver, max_iter: int, tol: flo
             converged = energies[-1] - energy <= tol * energies[-1] or energy <= 1e-28 * scale
             energies.append(energy)
     except KeyboardInterrupt:
-        warnings.warn("alignment was interrupted; the best places so far are kept", UserWarning, 3)
+        warnings.warn("alignment was interrupted; the best places so far are kept", ConvergenceWarning, 3)
+        return Alignment(z - z.mean(axis=0), R, energies, False)
+    if max_iter and not converged:
+        warnings.warn(
+            f"not converged after {max_iter} iterations: the energy falls by {1 - energies[-1] / energies[-2]:.1e} "
+            f"> tol {tol:.1e} an iteration; raise max_iter or tol",
+            ConvergenceWarning,
+            3,
+        )
     return Alignment(z - z.mean(axis=0), R, energies, bool(converged))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .contrasts import Array, Contrast
+from .contrasts import Array, Contrast, rows_of
 from .whitening import Chunks
 
 
@@ -90,7 +90,7 @@ def diagnose(
     h = 1e-4
     for Y, w, g, dg in _pieces(chunks, W, contrasts):
         # α of (1+t)S and of S+t moves at these rates: the part of α's error that standardising the source removes.
-        ddg = (_rows(contrasts, "dg", Y + h) - _rows(contrasts, "dg", Y - h)) / (2 * h)
+        ddg = (rows_of(contrasts, "dg", Y + h) - rows_of(contrasts, "dg", Y - h)) / (2 * h)
         yg = Y * g
         terms = (yg, dg, g, g * g, dg * dg, yg + Y * Y * dg - Y * ddg, g + Y * dg - ddg, np.abs(yg))
         total += Y.shape[1] if w is None else w.sum()
@@ -148,10 +148,4 @@ def _pieces(
 ) -> Iterator[tuple[Array, Array | None, Array, Array]]:
     for Z, w in chunks():
         Y = W @ Z.astype(np.float64)
-        yield Y, None if w is None else w.astype(np.float64), _rows(contrasts, "g", Y), _rows(contrasts, "dg", Y)
-
-
-def _rows(contrasts: Sequence[Contrast], which: str, Y: Array) -> Array:
-    if all(c is contrasts[0] for c in contrasts):
-        return np.asarray(getattr(contrasts[0], which)(Y))
-    return np.stack([getattr(c, which)(y) for c, y in zip(contrasts, Y, strict=True)])
+        yield Y, None if w is None else w.astype(np.float64), rows_of(contrasts, "g", Y), rows_of(contrasts, "dg", Y)

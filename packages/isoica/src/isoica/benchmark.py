@@ -1,4 +1,4 @@
-"""Solvers against each other on the same white data from the same start, at equal largest gradient entry."""
+"""Peers beside ours: solvers at equal gradients from the same start, and embeddings of the same manifold."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .contrasts import LOGCOSH, Array
 from .linear import PerturbedICA
+from .manifold import RigidAlignment
+from .metrics import mcc
+from .mixings import make_near_isometric
 from .solvers import numpy_pass, polar_factor
 from .whitening import moments, white_chunks, whitening_matrix
 
@@ -65,6 +69,49 @@ def solver_race(
                 gradient, objective = gradient_of(Z, W)
                 found.append(Race(name, tol, float(np.median(seconds[name])), gradient, objective, n_iter))
     return found
+
+
+@dataclass(frozen=True)
+class EmbeddingRace:
+    """CPU seconds (median) of one embedding, and 1 - MCC of the sources that linear ICA finds in it; NaN: it failed."""
+
+    embedding: str
+    seconds: float
+    one_minus_mcc: float
+
+
+def embedding_race(
+    n: int = 800, d: int = 2, theta: float = 0.05, repeats: int = 3, seed: int = 0
+) -> list[EmbeddingRace]:
+    """Race RigidAlignment with its error estimates, and scikit-learn's Isomap, HLLE and LTSA, in interleaved rounds.
+
+    On ``n`` points of a manifold at distance ``theta`` from an isometry, with the same number of neighbours.
+    """
+    from sklearn.manifold import Isomap, LocallyLinearEmbedding
+
+    data = make_near_isometric(n, d, theta, random_state=seed)
+    k = max(12, 4 * d, d * (d + 3) // 2 + 1)
+    locally = {"n_neighbors": k, "n_components": d, "random_state": seed}
+    embeddings: dict[str, Callable[[], Any]] = {
+        "RigidAlignment": lambda: RigidAlignment(d, n_neighbors=k, random_state=seed),
+        "Isomap": lambda: Isomap(n_neighbors=k, n_components=d),
+        "HLLE": lambda: LocallyLinearEmbedding(method="hessian", **locally),
+        "LTSA": lambda: LocallyLinearEmbedding(method="ltsa", **locally),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in embeddings}
+    error = dict.fromkeys(embeddings, float("nan"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(repeats):
+            for name, build in embeddings.items():
+                before = time.process_time()
+                try:
+                    Z = build().fit_transform(data.X)
+                except (ValueError, RuntimeError, np.linalg.LinAlgError):  # as HLLE does where points are few
+                    continue
+                seconds[name].append(time.process_time() - before)
+                error[name] = 1 - mcc(data.S, PerturbedICA(random_state=seed).fit_transform(Z))
+    return [EmbeddingRace(m, float(np.median(seconds[m] or [np.nan])), error[m]) for m in embeddings]
 
 
 def gradient_of(Z: Array, W: Array) -> tuple[float, float]:

@@ -43,6 +43,13 @@ class Contrast:
         return np.asarray(self.g(Y), dtype=Y.dtype), _sum(self.dg(Y), weights), _sum(self.G(Y), weights)
 
 
+def rows_of(contrasts: Sequence[Contrast], which: str, Y: Array) -> Array:
+    """``G``, ``g`` or ``dg`` of every row of ``Y`` (k, b) under its own contrast."""
+    if all(c is contrasts[0] for c in contrasts):
+        return np.asarray(getattr(contrasts[0], which)(Y))
+    return np.stack([getattr(c, which)(y) for c, y in zip(contrasts, Y, strict=True)])
+
+
 def _sum(values: Array, weights: Array | None) -> Array:
     return values.sum(axis=-1, dtype=np.float64) if weights is None else np.asarray(values @ weights, dtype=np.float64)
 
@@ -63,14 +70,18 @@ def _logcosh_sums(Y: Array, weights: Array | None) -> tuple[Array, Array, Array]
     plus += 1
     if weights is not None:
         return g, _sum(1 - g * g, weights), _sum(np.abs(Y) - np.log(plus), weights)
-    b = Y.shape[-1]
     squares = np.einsum("...i,...i->...", g, g).astype(np.float64)
-    # A sum of logarithms is the logarithm of a product, and 1 <= plus <= 2: so many factors cannot overflow.
-    width = max(64, -(-b // (512 if Y.dtype == np.float64 else 64)))
-    whole = b - b % width
-    product = np.multiply.reduce(plus[..., :whole].reshape(*Y.shape[:-1], -1, width), axis=-2)
-    logs = np.log(product).sum(axis=-1, dtype=np.float64) + np.log(plus[..., whole:]).sum(axis=-1, dtype=np.float64)
-    return g, b - squares, np.abs(Y).sum(axis=-1, dtype=np.float64) - logs
+    # A sum of logarithms is the logarithm of a product, and 1 <= plus <= 2: 2^6 factors overflow in no precision.
+    left, logs = plus, np.zeros(Y.shape[:-1])
+    for _ in range(6):
+        half = left.shape[-1] // 2
+        if half < 32:
+            break
+        if left.shape[-1] % 2:
+            logs = logs + np.log(left[..., -1].astype(np.float64))
+        left = left[..., :half] * left[..., half : 2 * half]
+    logs = logs + np.log(left).sum(axis=-1, dtype=np.float64)
+    return g, Y.shape[-1] - squares, np.abs(Y).sum(axis=-1, dtype=np.float64) - logs
 
 
 def _bell(u: Array) -> Array:

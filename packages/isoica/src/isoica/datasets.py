@@ -1,4 +1,4 @@
-"""Sources, perturbed linear mixtures, near-isometric mixtures, images, and flows that no statistic can see."""
+"""Sources, perturbed linear and near-isometric mixtures, images, recordings, and flows that no statistic can see."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from .errors import IsoICAError
 from .images import make_images
 from .laws import LawLike, as_law, cycle, generator
 from .mixings import DeepIsometry, make_near_isometric
+from .perturbations import canonical_part, mixing_matrix, rms
+from .signals import load_image_patches, load_speech, saturating_microphones
 
 __all__ = [
-    "DeepIsometry", "canonical_part", "make_images", "make_near_isometric", "make_perturbed_linear", "make_sources",
-    "measure_preserving_flow",
+    "DeepIsometry", "canonical_part", "load_image_patches", "load_speech", "make_images", "make_near_isometric",
+    "make_perturbed_linear", "make_sources", "measure_preserving_flow", "saturating_microphones",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -59,8 +61,7 @@ def make_perturbed_linear(
     """
     rng = generator(random_state)
     S = np.stack([law.rvs(n, rng) for law in cycle(laws, d)], axis=1)
-    left, right = (np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(2))
-    A = left * rng.uniform(0.7, 1.4, size=d) @ right
+    A = mixing_matrix(d, rng)
     if callable(perturbation):
         h = np.asarray(perturbation(S), dtype=np.float64)
         if h.shape != S.shape:
@@ -79,17 +80,10 @@ def make_perturbed_linear(
         raise IsoICAError(f'perturbation={perturbation!r}; use "mlp", "quadratic", "saturation" or a callable')
     if canonical:
         h = canonical_part(S, h)
-    k_norm = _norm(np.linalg.solve(A, h.T).T)
+    k_norm = rms(np.linalg.solve(A, h.T).T)
     if not callable(perturbation) and k_norm > 0:
         h, k_norm = h / k_norm, 1.0
     return Bunch(X=S @ A.T + eta * h, S=S, A=A, h=h, k_norm=k_norm)
-
-
-def canonical_part(S: ArrayLike, h: ArrayLike) -> Array:
-    """``h`` (n, m) without its mean and its linear regression on ``S`` (n, d), both taken on the sample."""
-    s, h = np.asarray(S, dtype=np.float64), np.asarray(h, dtype=np.float64)
-    design = np.column_stack([np.ones(len(s)), s])
-    return np.asarray(h - design @ np.linalg.lstsq(design, h, rcond=None)[0])
 
 
 def measure_preserving_flow(S: ArrayLike, eta: float, law: LawLike = "uniform", steps: int = 200) -> Array:
@@ -142,9 +136,9 @@ def measure_preserving_flow(S: ArrayLike, eta: float, law: LawLike = "uniform", 
     coarse = max(8, steps // 10)  # enough to find the time
 
     def miss(time: float) -> float:
-        return _norm(flow(np.sign(eta) * time, coarse) - S) - abs(eta)
+        return rms(flow(np.sign(eta) * time, coarse) - S) - abs(eta)
 
-    speed = _norm(flow(1e-3, 1) - S) / 1e-3
+    speed = rms(flow(1e-3, 1) - S) / 1e-3
     high = abs(eta) / speed if speed > 0 else np.inf
     for _ in range(6):
         if not np.isfinite(high) or miss(high) >= 0:
@@ -153,9 +147,5 @@ def measure_preserving_flow(S: ArrayLike, eta: float, law: LawLike = "uniform", 
     if not np.isfinite(high) or miss(high) < 0:
         raise IsoICAError(f"a displacement of eta={eta} cannot be reached; use a smaller one")
     time = np.sign(eta) * brentq(miss, 0.0, high, xtol=1e-9 * high, rtol=1e-9)
-    time *= abs(eta) / _norm(flow(time, steps) - S)
+    time *= abs(eta) / rms(flow(time, steps) - S)
     return flow(float(time), steps)
-
-
-def _norm(v: Array) -> float:
-    return float(np.sqrt(np.mean(np.sum(v * v, axis=1))))

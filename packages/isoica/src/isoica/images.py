@@ -97,7 +97,7 @@ def _jacobian(render: Any, S: Array) -> Array:
 
 def _sprite(place: Array, angle: Array, size: int) -> Array:
     """A square with logistic edges; ``place`` in [-1, 1]² keeps its corners and their blur inside the frame."""
-    half, edge = 0.16 * size, 0.035 * size
+    half, edge = 0.11 * size, 0.03 * size
     centre = (size - 1) / 2 + place * (size / 2 - np.sqrt(2) * half - 3 * edge)
     x = np.arange(size) - centre[:, 0, None]
     y = np.arange(size) - centre[:, 1, None]
@@ -118,7 +118,7 @@ def _bump(x: Array, width: float) -> Array:
 def _lanes(place: Array, size: int) -> Array:
     """(n, d) positions in [-1, 1] -> images; a blob is as tall as its lane and moves along it."""
     d = place.shape[1]
-    width, height = 0.1 * size, size / d
+    width, height = 0.075 * size, size / d
     centre = (size - 1) / 2 + place * (size / 2 - 3 * width)
     along = _bump(np.arange(size) - centre[:, :, None], width)
     lanes = _bump(np.arange(size) - (np.arange(d)[:, None] + 0.5) * height + 0.5, height / 6)
@@ -129,7 +129,7 @@ def _multi(place: Array, cells: int, size: int) -> Array:
     """(n, 2m) positions in [-1, 1] -> images with m blobs, one in each cell of a grid."""
     n, d = place.shape
     cell = size / cells
-    width = 0.12 * cell
+    width = 0.09 * cell
     images = np.zeros((n, size, size))
     for b in range(d // 2):
         corner = cell * np.array([b % cells, b // cells])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,19 @@ from .asymptotics import Diagnostics, diagnose
 from .contrasts import LOGCOSH, Array, Contrast, minimax_contrast, reflect, resolve
 from .errors import HeavyTailWarning, IsoICAError, ModelFileError, UnidentifiedWarning
 from .report import IdentifiabilityReport, make_report
-from .solvers import Pass, Solution, deflation, fixed_point, numpy_pass, polar_factor, saddle_test, stability, symmetric
+from .solvers import (
+    Far,
+    Pass,
+    Solution,
+    deflation,
+    far_from,
+    fixed_point,
+    numpy_pass,
+    polar_factor,
+    saddle_test,
+    stability,
+    symmetric,
+)  # fmt: skip
 from .whitening import Chunks, moments, white_chunks, whitening_matrix
 
 __all__ = ["Contrast", "PerturbedICA"]
@@ -35,6 +48,7 @@ _ARRAYS = (
     "stability_", "unidentified_subspace_",
 )  # fmt: skip
 _SCALARS = ("n_iter_", "converged_", "gradient_norm_", "objective_", "n_features_in_", "n_samples_", "n_effective_")
+_LARGE = 5e6  # n·k² from which compiling a pass pays
 _KEPT = 20_000  # recovered training sources kept for report(): enough for the bound, small enough for any model
 
 
@@ -157,9 +171,9 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             )
 
         chunks = white_chunks(X, mean, K, weights, self.dtype, self.batch_size)
-        pass_ = self._pass(chunks, n, k)
+        passes = self._passes(chunks, n, k)
         self.n_samples_, self.n_effective_ = n, n_effective
-        solution, contrasts, self.stability_ = self._solve(chunks, pass_, k)
+        solution, contrasts, self.stability_ = self._solve(chunks, passes, k)
         found = diagnose(chunks, solution.W, contrasts, self.algorithm, n_effective)
         self._store(solution, contrasts, found, K, mean)
         stride = -(-len(X) // _KEPT)
@@ -283,44 +297,51 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             warnings.warn(f"X has {p} columns but numerical rank {rank}; {rank} components are fitted", UserWarning, 3)
         return K
 
-    def _pass(self, chunks: Chunks, n: int, k: int) -> Pass:
-        if self.backend == "jax":
+    def _passes(self, chunks: Chunks, n: int, k: int) -> tuple[Pass, Far]:
+        """The pass to converge with, and what is cheaper far from the optimum."""
+        make: Callable[..., Pass] = numpy_pass
+        if self.backend == "jax" or (self.backend == "auto" and n * k * k >= _LARGE and "jax" in sys.modules):
             try:
-                return import_module(".jax_pass", __package__).jax_pass(chunks)
+                make = import_module(".jax_pass", __package__).jax_pass
             except ImportError as error:
                 raise IsoICAError(f'backend="jax" cannot be used here ({error}); use "numpy" or "auto"') from None
-        return numpy_pass(chunks)
+        return make(chunks), far_from(chunks, n, make(chunks, "float32") if self.dtype == "float64" else None)
 
-    def _solve(self, chunks: Chunks, pass_: Pass, k: int) -> tuple[Solution, list[Contrast], Array]:
+    def _solve(self, chunks: Chunks, passes: tuple[Pass, Far], k: int) -> tuple[Solution, list[Contrast], Array]:
         rng = check_random_state(self.random_state)
         minimax = isinstance(self.contrast, str) and self.contrast == "minimax"
         contrasts = [LOGCOSH] * k if minimax else resolve(self.contrast, k)
         runs: list[Solution] = []
         for _ in range(self.n_restarts):
-            runs.append(self._run(chunks, pass_, rng.normal(size=(k, k)), contrasts))
+            runs.append(self._run(chunks, passes, rng.normal(size=(k, k)), contrasts))
             if runs[-1].interrupted:
                 break
-        # E G of a Gaussian, so that runs with different signs can be compared.
-        x, weight = np.polynomial.hermite_e.hermegauss(60)
-        gaussian = np.array([weight @ c.G(x) for c in contrasts]) / np.sqrt(2 * np.pi)
-        best = int(np.argmin([r.objective + float(r.signs @ gaussian) for r in runs]))
+        best = _best(runs, contrasts)
         solution = runs[best]
         agreement = stability([r.W for r in runs], best)
         if minimax and not solution.interrupted:
             for _ in range(2):
                 contrasts = self._splines(chunks, solution.W)
                 spent = solution.n_iter
-                solution = self._run(chunks, pass_, solution.W, contrasts)
+                solution = self._run(chunks, passes, solution.W, contrasts)
                 solution.n_iter += spent
                 if solution.interrupted:
                     break
         return solution, contrasts, agreement
 
-    def _run(self, chunks: Chunks, pass_: Pass, W: Array, contrasts: list[Contrast]) -> Solution:
+    def _run(
+        self,
+        chunks: Chunks,
+        passes: tuple[Pass, Far],
+        W: Array,
+        contrasts: list[Contrast],
+    ) -> Solution:
+        pass_, far = passes
         options: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter, "on_iter": self._log}
         if self.solver == "fastica":
             return fixed_point(pass_, W, contrasts, algorithm=self.algorithm, **options)
         W = polar_factor(W)
+        options["far"] = far
         if self.algorithm == "deflation":
             return deflation(pass_, W, contrasts, **options)
         saddle = saddle_test(chunks, contrasts, self.n_samples_) if self.saddle_check else None
@@ -393,6 +414,15 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     @property
     def _n_features_out(self) -> int:
         return len(self.components_)
+
+
+def _best(runs: list[Solution], contrasts: list[Contrast]) -> int:
+    if len(runs) == 1:
+        return 0
+    # E G of a Gaussian, so that runs with different signs can be compared.
+    x, weight = np.polynomial.hermite_e.hermegauss(60)
+    gaussian = np.array([weight @ c.G(x) for c in contrasts]) / np.sqrt(2 * np.pi)
+    return int(np.argmin([r.objective + float(r.signs @ gaussian) for r in runs]))
 
 
 def _even(contrast: Contrast) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
@@ -309,15 +310,15 @@ def _floor(
     p, c = (np.linalg.norm(h.places, axis=2) for h in (flat, chord))
     # p = r(1 - κ²r²/6) and c = r(1 - κ²r²/24) give the arc r = c + (c - p)/3 to higher order. With chords this third is
     # taken whole: what curvature does to directions, of the same order, is not simulated.
-    arc = (
-        flat.places
-        * np.divide(c + (c - p) * (1.0 if hood.chord else 1 / 3), p, out=np.ones_like(p), where=p > 0)[:, :, None]
-    )
+    r = c + (c - p) * (1.0 if hood.chord else 1 / 3)
+    arc = flat.places * np.divide(r, p, out=np.ones_like(p), where=p > 0)[:, :, None]
     error = seen.places @ _between(seen, hood) - arc @ _between(flat, hood)
     places = (z[hood.index] - z[:, None]) @ R
     places[:, :k] += error
     null = replace(hood, places=places)
-    found = align(null, z, solve, max_iter=50, tol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a floor needs two digits
+        found = align(null, z, solve, max_iter=50, tol=1e-5)
     return theta_from_jacobians(chart_derivatives(null, found.z)).value
 
 

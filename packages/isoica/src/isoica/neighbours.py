@@ -148,9 +148,14 @@ class Dimension:
     local_pca: int
 
     @property
-    def rounded(self) -> int:
-        """The first, rounded; at least 1."""
-        return max(1, round(self.two_nn))
+    def taken(self) -> int:
+        """TwoNN rounded, or the gap where that is smaller: noise inflates what the two nearest neighbours see."""
+        return max(1, min(round(self.two_nn), self.local_pca))
+
+    @property
+    def agree(self) -> bool:
+        """Whether the rounded TwoNN estimate is the gap."""
+        return round(self.two_nn) == self.local_pca
 
 
 def intrinsic_dimension(X: Any, k: int = 20, n_jobs: int | None = None) -> Dimension:

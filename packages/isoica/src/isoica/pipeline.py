@@ -95,8 +95,8 @@ class NearIsometricICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     Parameters
     ----------
     n_components : int or "auto"
-        Number of sources. "auto" takes the rounded TwoNN estimate of the intrinsic dimension, and logs it and the gap
-        of the local PCA at warning level.
+        Number of sources. "auto" takes the rounded TwoNN estimate of the intrinsic dimension, or the gap of the local
+        PCA where that is smaller, and logs both at warning level.
     embedding : {"rigid", "isomap", "hlle", "ltsa", "autoencoder"} or estimator
         "rigid": :class:`RigidAlignment`. "isomap", "hlle", "ltsa": its initial embeddings as they are, with the same
         charts. "autoencoder": :class:`IsometricAutoencoder`. An estimator is cloned and given ``n_components`` where it
@@ -150,9 +150,9 @@ class NearIsometricICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             self.dimension_ = found = intrinsic_dimension(X)
             logger.warning(
                 'n_components="auto": TwoNN %.2f, gap of the local PCA after %d; %d taken%s', found.two_nn,
-                found.local_pca, found.rounded, "" if found.rounded == found.local_pca else ", though they disagree",
+                found.local_pca, found.taken, "" if found.agree else ", the smaller",
             )  # fmt: skip
-        self.n_components_ = int(self.n_components) if self.dimension_ is None else self.dimension_.rounded
+        self.n_components_ = int(self.n_components) if self.dimension_ is None else self.dimension_.taken
         self.embedding_estimator_ = self._embedding()
         Z = np.asarray(self.embedding_estimator_.fit_transform(X), dtype=np.float64)
         self.ica_ = PerturbedICA(random_state=self.random_state) if self.ica is None else clone(self.ica)

@@ -1,32 +1,43 @@
 """Linear ICA on the orthogonal group: one fused pass over the data per iteration, L-BFGS on the model Hessian.
 
 With white data Z (k, n), rows ``W`` in O(k) and ``y = WZ`` the objective is ``f(W) = -sum_i s_i E G_i(y_i)``, where
-``s_i`` is the sign of ``α_i = E[y_i g_i(y_i)] - E g_i'(y_i)``. Steps are relative, ``W <- expm(E) W``, E antisymmetric.
+``s_i`` is the sign of ``α_i = E[y_i g_i(y_i)] - E g_i'(y_i)``. Steps are relative, ``W <- exp(E) W``, E antisymmetric.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import linalg
 from scipy.optimize import linear_sum_assignment
 
-from .contrasts import Array, Contrast
+from .contrasts import Array, Contrast, rows_of
 from .whitening import Chunks
 
 Pass = Callable[[Array, Sequence[Contrast]], tuple[Array, Array, Array]]
 """``(rows of W (r, k), their contrasts) -> M = E[g(y) Z'] (r, k), ρ = E g'(y) (r,), m = E G(y) (r,)``, all float64."""
 
 
-def numpy_pass(chunks: Chunks) -> Pass:
-    """The fused pass in numpy: every block of data is read once; sums are kept in float64."""
+Curvature = Callable[[Array, Sequence[int], Sequence[Contrast]], Array]
+"""``(W (k, k), some rows (r), their contrasts) -> C (r, k)``, ``C_ij = E[g_i'(y_i) y_j²]``."""
+
+_SAMPLE = 4096
+# Largest gradient entries down to which a sample, and then sums of float32 products, say what the exact pass says.
+_SAMPLED, _SINGLE = 3e-2, 3e-4
+
+
+def numpy_pass(chunks: Chunks, dtype: str | None = None) -> Pass:
+    """The fused pass in numpy: every block of data is read once, as ``dtype``; sums are kept in float64."""
 
     def run(rows: Array, contrasts: Sequence[Contrast]) -> tuple[Array, Array, Array]:
         M, rho, m, total = np.zeros(rows.shape), np.zeros(len(rows)), np.zeros(len(rows)), 0.0
         one = all(c is contrasts[0] for c in contrasts)
         for Z, w in chunks():
+            if dtype is not None:
+                Z, w = Z.astype(dtype, copy=False), None if w is None else w.astype(dtype, copy=False)
             Y = rows.astype(Z.dtype) @ Z
             if one:
                 g, dg, G = contrasts[0].sums(Y, w)
@@ -44,6 +55,38 @@ def numpy_pass(chunks: Chunks) -> Pass:
         return M / total, rho / total, m / total
 
     return run
+
+
+@dataclass(frozen=True)
+class Far:
+    """What is cheap enough far from the optimum: passes with the gradient down to which each is used, and a curvature.
+
+    Both look at a sample of a few thousand columns, which is read once.
+    """
+
+    passes: Sequence[tuple[Pass, float]]
+    curvature: Curvature
+
+
+def far_from(chunks: Chunks, n: int, single: Pass | None = None) -> Far:
+    """For ``n`` columns in ``chunks``; ``single`` is the pass over all of them in single precision.
+
+    Few columns are all looked at in their own precision: nothing is to be gained there.
+    """
+    stride = max(1, n // _SAMPLE)
+    parts = list(_thinned(chunks, stride))
+    dtype = parts[0][0].dtype if stride == 1 else np.float32
+    Z = np.concatenate([Z for Z, _ in parts], axis=1).astype(dtype)
+    weights = [w for _, w in parts if w is not None]
+    w = np.concatenate(weights).astype(dtype) if weights else None
+    p = np.full(Z.shape[1], 1 / Z.shape[1], dtype) if w is None else w / w.sum()
+
+    def curvature(W: Array, rows: Sequence[int], contrasts: Sequence[Contrast]) -> Array:
+        Y = W.astype(dtype) @ Z
+        return np.asarray((rows_of(contrasts, "dg", Y[list(rows)]) * p) @ (Y * Y).T, dtype=np.float64)
+
+    passes = [] if stride == 1 else [(numpy_pass(lambda: [(Z, w)]), _SAMPLED)]
+    return Far([*passes, *([] if single is None or stride == 1 else [(single, _SINGLE)])], curvature)
 
 
 @dataclass
@@ -101,12 +144,16 @@ def minimise(
     *,
     tol: float,
     max_iter: int,
+    far: Far | None = None,
     on_iter: Callable[[int, float, float], None] | None = None,
 ) -> Solution:
     """Minimise ``-sum_{i in rows} s_i E G_i(y_i)`` over rotations of W.
 
     ``rows`` all: symmetric ICA. One row i: its one-unit problem, orthogonal to the rows before it (deflation); only the
     pairs (i, j), j > i, are free. Converged when the largest gradient entry is at most ``tol``.
+
+    The passes of ``far`` come before the exact one. Steps are preconditioned by the diagonal of the Hessian,
+    ``s_i(μ_i - C_ij) + s_j(μ_j - C_ji)``; without ``far`` by what that is for independent sources, ``τ_i + τ_j``.
     """
     k, rows = len(W), list(rows)
     upper = [(a, b) for a in rows for b in range(a + 1, k)]
@@ -115,47 +162,64 @@ def minimise(
     ia = np.array([place[a] for a in first], dtype=int)
     ib = np.array([place.get(b, -1) for b in second], dtype=int)  # -1: a row without a contrast of its own here
     active = [contrasts[r] for r in rows]
+    with_second = ib >= 0
 
     def evaluate(W: Array) -> _Point:
-        M, rho, m = pass_(W[rows], active)
+        M, rho, m = current(W[rows], active)
         T = M @ W.T
         return _Point(W, T, T[np.arange(len(rows)), rows] - rho, m)
 
     def gradient(p: _Point, s: Array) -> Array:
-        return -(s[ia] * p.T[ia, second] - np.where(ib >= 0, s[ib] * p.T[ib, first], 0.0))
+        return -(s[ia] * p.T[ia, second] - np.where(with_second, s[ib] * p.T[ib, first], 0.0))
 
-    def hessian(p: _Point) -> Array:
+    def hessian(p: _Point, s: Array) -> Array:
         tau = np.abs(p.alpha)
-        return np.maximum(tau[ia] + np.where(ib >= 0, tau[ib], 0.0), 1e-2)
+        model = np.maximum(tau[ia] + np.where(with_second, tau[ib], 0.0), 1e-2)
+        if far is None:
+            return model
+        C = far.curvature(p.W, rows, active)
+        mu = p.T[np.arange(len(rows)), rows]
+        H = s[ia] * (mu[ia] - C[ia, second]) + np.where(with_second, s[ib] * (mu[ib] - C[ib, first]), 0.0)
+        return np.maximum(H, np.maximum(0.1 * model, 1e-2))  # a saddle's curvature is no scale to step by
 
     def turn(W: Array, e: Array) -> Array:
         E = np.zeros((k, k))
         E[first, second] = e
-        return linalg.expm(E - E.T) @ W
+        return rotation(E - E.T) @ W
 
+    passes = [*(() if far is None else far.passes), (pass_, 0.0)]
+    current, until = passes.pop(0)
     memory, n_iter, converged = _Memory(), 0, not upper
     p = evaluate(W)
     s = _signs(p.alpha)
     f, grad = -float(s @ p.m), gradient(p, s)
     try:
         while not converged:
+            while passes and (n_iter >= max_iter or _largest(grad) <= max(until, tol)):
+                current, until = passes.pop(0)
+                p = evaluate(p.W)
+                new = _signs(p.alpha)
+                if np.any(new != s):
+                    memory.clear()
+                s, f, grad = new, -float(new @ p.m), gradient(p, new)
             if on_iter is not None:
-                on_iter(n_iter, f, float(np.max(np.abs(grad))))
-            if np.max(np.abs(grad)) <= tol:
+                on_iter(n_iter, f, _largest(grad))
+            if _largest(grad) <= tol:
                 converged = True
                 break
             if n_iter >= max_iter:
                 break
             n_iter += 1
-            h = hessian(p)
+            h = hessian(p, s)
             step = memory.direction(grad, h)
             if step @ grad >= 0:
                 memory.clear()
                 step = -grad / h
             slope, t = float(step @ grad), 1.0
+            slack = (1e-7 if passes else 1e-13) * abs(f)
             while t >= 2.0**-10:
                 trial = evaluate(turn(p.W, t * step))
-                if -float(s @ trial.m) <= f + 1e-4 * t * slope + 1e-13 * abs(f):
+                if -float(s @ trial.m) <= f + 1e-4 * t * slope + slack:
                     break
                 t /= 2
             else:
@@ -175,6 +239,13 @@ def minimise(
     except KeyboardInterrupt:
         return Solution(polar_factor(p.W), f, s, _largest(grad), n_iter, False, True)
     return Solution(polar_factor(p.W), f, s, _largest(grad), n_iter, converged)
+
+
+def rotation(E: Array) -> Array:
+    """Cayley's rotation: ``expm(E)`` to second order for antisymmetric E, orthogonal, at a tenth of the cost."""
+    half = E / 2
+    unit = np.eye(len(E))
+    return np.asarray(np.linalg.solve(unit - half, unit + half))
 
 
 def _signs(alpha: Array) -> Array:
@@ -199,17 +270,20 @@ def symmetric(
     tol: float,
     max_iter: int,
     saddle: Callable[[Array, Array, float], Array | None] | None = None,
-    on_iter: Callable[[int, float, float], None] | None = None,
+    **options: Any,
 ) -> Solution:
-    """All rows at once; after convergence ``saddle(W, signs, objective)`` may propose a better W to go on from."""
+    """All rows at once; after convergence ``saddle(W, signs, objective)`` may propose a better W to go on from.
+
+    ``options`` go to :func:`minimise`.
+    """
     k = len(W)
-    best = minimise(pass_, W, contrasts, range(k), tol=tol, max_iter=max_iter, on_iter=on_iter)
+    best = minimise(pass_, W, contrasts, range(k), tol=tol, max_iter=max_iter, **options)
     for _ in range(k if saddle is not None else 0):
         better = None if not best.converged or saddle is None else saddle(best.W, best.signs, best.objective)
         if better is None:
             break
         spent = best.n_iter
-        best = minimise(pass_, better, contrasts, range(k), tol=tol, max_iter=max_iter - spent, on_iter=on_iter)
+        best = minimise(pass_, better, contrasts, range(k), tol=tol, max_iter=max_iter - spent, **options)
         best.n_iter += spent
     return best
 
@@ -218,16 +292,13 @@ def deflation(
     pass_: Pass,
     W: Array,
     contrasts: Sequence[Contrast],
-    *,
-    tol: float,
-    max_iter: int,
-    on_iter: Callable[[int, float, float], None] | None = None,
+    **options: Any,
 ) -> Solution:
-    """One row after the other, each orthogonal to those before it."""
+    """One row after the other, each orthogonal to those before it; ``options`` go to :func:`minimise`."""
     k = len(W)
     parts = []
     for i in range(k):
-        parts.append(minimise(pass_, W, contrasts, [i], tol=tol, max_iter=max_iter, on_iter=on_iter))
+        parts.append(minimise(pass_, W, contrasts, [i], **options))
         W = parts[-1].W
         if parts[-1].interrupted:
             break
@@ -323,7 +394,7 @@ def saddle_test(chunks: Chunks, contrasts: Sequence[Contrast], n: int) -> Callab
         k = len(W)
         pairs = np.stack(np.triu_indices(k, 1), axis=1)
         least = 1e-4 * abs(f) / max(k, 1)
-        stride = max(1, n // 4096)
+        stride = max(1, n // _SAMPLE)
         if stride > 1:
             mean, error, _ = gains(W, s, pairs, stride)
             pairs = pairs[np.max(mean + 4 * error, axis=0) > least]
