@@ -202,7 +202,7 @@ def _mixing() -> tuple[Array, Array, Array]:
     # Without mean and linear part; the first columns are 1 and S themselves.
     weights[:4] -= np.linalg.lstsq(F[:, :4], F @ weights, rcond=None)[0]
     k = np.linalg.solve(A, (F @ weights).T).T
-    size = _norm(k)
+    size = _norm(np.asarray(k))
     return A, weights / size, first_order((S - S.mean(0)) / S.std(0), k / size, "logcosh").unmixing
 
 
@@ -215,9 +215,10 @@ def _functions(S: Array) -> Array:
 def run_e3(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     """Generalised normal sources from far to near Gaussian: the worst error is the margin's inverse."""
     betas = (0.8, 1.0, 1.3, 1.6, 1.75, 2.4, 3.0, 5.0, 12.0)
-    taus, errors = [], []
+    taus: list[float] = []
+    errors: list[list[float]] = []
     for beta in betas:
-        tau = abs(margins(f"gennorm:{beta:g}", "logcosh").alpha)
+        tau = float(abs(margins(f"gennorm:{beta:g}", "logcosh").alpha))
         found = []
         for seed in profile.seeds:
             S = make_sources(profile.n, [f"gennorm:{beta:g}"] * 2, random_state=[seed, 3])
@@ -234,7 +235,7 @@ def run_e3(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnidentifiedWarning)  # that is what is looked for
         model = PerturbedICA(random_state=0).fit(gaussian.X)
-    found = ~model.report().identified
+    flagged = int((~model.report().identified).sum())
     angle = _subspace_distance(model.unidentified_subspace_, gaussian.A[:, 2:])
     draw_lines({"error / η": (taus, np.array(errors).T)}, out / "margin.png", "margin from Gaussianity, τ", "error / η")
     return Experiment(
@@ -253,7 +254,7 @@ def run_e3(profile: Profile, rng: np.random.Generator, out: Path) -> Experiment:
             ),
             Claim(
                 id="gaussians-flagged",
-                measured=int(found.sum()),
+                measured=flagged,
                 op="==",
                 value=2,
                 n=4,
