@@ -180,9 +180,7 @@ def _recurrence(x: Array, w: Array, degree: int) -> tuple[Array, Array]:
 
 
 def _independent(rules: list[tuple[Array, Array]], degree: int) -> tuple[Array, Array, list[tuple[Array, Array]]]:
-    marginals: list[tuple[Array, Array]] = []
-    nodes: list[Array] = []
-    masses: list[Array] = []
+    marginals, nodes, masses = [], [], []
     for x, w in rules:
         with np.errstate(over="ignore", invalid="ignore"):
             top = w * x ** (2 * degree)
@@ -193,8 +191,8 @@ def _independent(rules: list[tuple[Array, Array]], degree: int) -> tuple[Array, 
         a, b = _recurrence(x, w, degree + 1)
         jacobi = linalg.eigh_tridiagonal(a, b[:-1])  # Golub and Welsch: the Gauss rule of the law
         marginals.append((a[:degree], b[:degree]))
-        nodes.append(jacobi[0])
-        masses.append(jacobi[1][0] ** 2)
+        nodes.append(np.asarray(jacobi[0], dtype=np.float64))
+        masses.append(np.asarray(jacobi[1][0] ** 2, dtype=np.float64))
     return _grid(nodes), _grid(masses).prod(axis=1), marginals
 
 
