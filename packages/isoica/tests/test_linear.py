@@ -315,3 +315,18 @@ def test_import_leaves_frameworks_alone():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
     code = "from isoica import PerturbedICA, theory, metrics, datasets; import sys; print('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("batch_size", [None, 700])
+def test_winsorising_bounds_what_a_few_samples_can_do(batch_size):
+    _, A, X = mixture(6000)
+    X = X.copy()
+    X[::1500] *= 1e3
+    kept = PerturbedICA(random_state=0, winsorize=1e-3, batch_size=batch_size).fit(X)
+    low, high = np.quantile(X, [1e-3, 1 - 1e-3], axis=0)
+    by_hand = PerturbedICA(random_state=0).fit(np.clip(X, low, high))
+    np.testing.assert_allclose(kept.components_, by_hand.components_, atol=1e-6)
+    assert unmixing_error(kept.components_, A) < 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert unmixing_error(PerturbedICA(random_state=0).fit(X).components_, A) > 0.3

@@ -214,3 +214,26 @@ def test_ball_points_fill_the_ball():
 def test_bad_input_is_named(product_grid, call, message):
     with pytest.raises(IsoICAError, match=message):
         call(product_grid(["uniform", "laplace"], 8))
+
+
+@pytest.mark.parametrize("algorithm", ["symmetric", "deflation"])
+def test_what_if_predicts_to_first_order_what_it_then_carries_out(algorithm):
+    from isoica import PerturbedICA
+    from isoica.datasets import make_sources
+
+    X = make_sources(4000, ["uniform", "laplace", "exponential"], 0) @ np.random.default_rng(1).normal(size=(3, 3))
+    model = PerturbedICA(algorithm=algorithm, random_state=0, tol=1e-10).fit(X)
+    misses = []
+    for eta in (0.02, 0.01):
+        found = model.what_if(X, eta)
+        i, j = found.pair
+        # kappa_ takes the sources for independent, which in a sample they are up to 1/sqrt(n)
+        assert found.leakage_predicted == pytest.approx(eta * model.kappa_[i, j], rel=4 / np.sqrt(4000))
+        assert model.kappa_[i, j] == model.kappa_.max()
+        misses.append([abs(found.leakage - found.leakage_predicted), np.abs(found.loss - found.loss_predicted).max()])
+        np.testing.assert_allclose(found.loss, 1 - np.diag(np.corrcoef(found.sources.T, found.perturbed.T)[:3, 3:]))
+        np.testing.assert_allclose(found.sources, model.transform(X), atol=1e-6)
+    # What is left is of the next order: halving eta divides it by about 4 (leakage) and 8 (loss).
+    assert misses[1][0] < misses[0][0] / 2.5
+    assert misses[1][0] < 0.05 * found.leakage
+    assert misses[1][1] < misses[0][1] / 4

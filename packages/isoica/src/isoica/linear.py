@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from .solvers import (
     stability,
     symmetric,
 )  # fmt: skip
-from .whitening import Chunks, moments, white_chunks, whitening_matrix
+from .theory import WhatIf, what_if
+from .whitening import Chunks, limits_of, moments, white_chunks, whitening_matrix
 
 __all__ = ["Contrast", "PerturbedICA"]
 
@@ -48,7 +49,7 @@ _ARRAYS = (
     "stability_", "unidentified_subspace_",
 )  # fmt: skip
 _SCALARS = ("n_iter_", "converged_", "gradient_norm_", "objective_", "n_features_in_", "n_samples_", "n_effective_")
-_LARGE = 5e6  # n·k² from which compiling a pass pays
+_LARGE = 1e9  # n·k² from which it pays to look for an accelerator
 _KEPT = 20_000  # recovered training sources kept for report(): enough for the bound, small enough for any model
 
 
@@ -75,10 +76,14 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     bias_weight : float in [0, 1]
         For ``"minimax"``: 0 minimises the variance, 1 the worst-case bias; see ``contrasts.bias_weight_for(n, eta)``.
     backend : {"auto", "numpy", "jax"}
+        ``"auto"`` takes JAX for large data (n·k² from 1e9) on an accelerator; its passes use all devices.
     dtype : {"float64", "float32"}
         Of the stored white data; sums are always float64.
     batch_size : int or None
         With a number, X (a memory map, say) is read that many rows at a time and no white copy is kept.
+    winsorize : float in [0, 0.5) or None
+        Fit to X with every column clipped at this quantile and its complement, against heavy tails: 1e-3, say.
+        ``transform`` takes X as it is.
     verbose : int
         1 logs every 10th iteration, 2 every one.
     random_state : int, RandomState or None
@@ -132,6 +137,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         backend: str = "auto",
         dtype: str = "float64",
         batch_size: int | None = None,
+        winsorize: float | None = None,
         verbose: int = 0,
         random_state: Any = None,
     ) -> None:
@@ -148,6 +154,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.backend = backend
         self.dtype = dtype
         self.batch_size = batch_size
+        self.winsorize = winsorize
         self.verbose = verbose
         self.random_state = random_state
 
@@ -161,7 +168,8 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             raise IsoICAError(f"n_samples = {n} is too few for {self.n_components or 1} components; need more")
         n_effective = float(n) if weights is None else float(weights.sum() ** 2 / (weights**2).sum())
         rows = self.batch_size or max(1, 2**22 // X.shape[1])
-        mean, cov = moments(X, weights, rows)
+        limits = limits_of(X, self.winsorize) if self.winsorize else None
+        mean, cov = moments(X, weights, rows, limits)
         K = self._whiten(X, mean, cov, n)
         mean = mean if self.whiten else np.zeros(len(mean))
         k = len(K)
@@ -170,7 +178,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                 f"{n} samples for {k} components: below 10 per component, estimates are noise", UserWarning, 2
             )
 
-        chunks = white_chunks(X, mean, K, weights, self.dtype, self.batch_size)
+        chunks = white_chunks(X, mean, K, weights, self.dtype, self.batch_size, limits)
         passes = self._passes(chunks, n, k)
         self.n_samples_, self.n_effective_ = n, n_effective
         solution, contrasts, self.stability_ = self._solve(chunks, passes, k)
@@ -210,6 +218,26 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_is_fitted(self)
         S = self._sources if X is None else self.transform(X)
         return make_report(self, S, eta, level, n_permutations)
+
+    def what_if(self, X: Any = None, eta: float = 0.1, pair: tuple[int, int] | None = None) -> WhatIf:
+        """What a perturbation of size ``eta`` could do to these sources at worst, shown on this data set.
+
+        ``X`` (n, p); None takes (a part of) the training data. ``pair`` (i, j): leak source j into estimate i; None
+        takes the pair of identified components with the largest ``kappa_``. See :func:`theory.what_if`.
+        """
+        check_is_fitted(self)
+        S = self._sources if X is None else self.transform(X)
+        if S is None:
+            raise IsoICAError("a loaded model has no data; pass X")
+        if pair is None:
+            weak = np.abs(self.alpha_) < 3 * self.alpha_se_
+            shown = np.where(weak[:, None] | weak, 0.0, np.nan_to_num(self.kappa_, posinf=0.0))
+            if not shown.any():
+                raise IsoICAError("fewer than two components are identified; give the pair to look at")
+            i, j = divmod(int(np.argmax(shown)), len(shown))
+            pair = i, j
+        contrast = getattr(self, "contrasts_", self.contrast)
+        return what_if(S, eta, contrast, self.algorithm, pair=pair, order=self.extraction_order_.tolist())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to an ``.npz`` file without pickle, by renaming a finished temporary file."""
@@ -274,6 +302,8 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             raise IsoICAError(f"n_components={self.n_components!r}; must be at least 1 or None")
         if self.batch_size is not None and not self.batch_size >= 1:
             raise IsoICAError(f"batch_size={self.batch_size!r}; must be at least 1 or None")
+        if self.winsorize is not None and not 0 <= self.winsorize < 0.5:
+            raise IsoICAError(f"winsorize={self.winsorize!r}; must lie in [0, 0.5) or be None")
         if not self.tol > 0:
             raise IsoICAError(f"tol={self.tol!r}; must be positive")
         if not 0 <= self.bias_weight <= 1:
@@ -300,11 +330,14 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def _passes(self, chunks: Chunks, n: int, k: int) -> tuple[Pass, Far]:
         """The pass to converge with, and what is cheaper far from the optimum."""
         make: Callable[..., Pass] = numpy_pass
-        if self.backend == "jax" or (self.backend == "auto" and n * k * k >= _LARGE and "jax" in sys.modules):
+        if self.backend == "jax" or (self.backend == "auto" and n * k * k >= _LARGE):
             try:
-                make = import_module(".jax_pass", __package__).jax_pass
+                module = import_module(".jax_pass", __package__)
+                if self.backend == "jax" or module.accelerated():
+                    make = partial(module.jax_pass, keep=self.batch_size is None)
             except ImportError as error:
-                raise IsoICAError(f'backend="jax" cannot be used here ({error}); use "numpy" or "auto"') from None
+                if self.backend == "jax":
+                    raise IsoICAError(f'backend="jax" cannot be used here ({error}); use "numpy" or "auto"') from None
         return make(chunks), far_from(chunks, n, make(chunks, "float32") if self.dtype == "float64" else None)
 
     def _solve(self, chunks: Chunks, passes: tuple[Pass, Far], k: int) -> tuple[Solution, list[Contrast], Array]:
@@ -398,7 +431,7 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         if heavy.size and self.n_samples_ > 10:
             warnings.warn(
                 f"five samples hold more than half of a contrast moment in component(s) {heavy.tolist()}: "
-                "winsorise X or use a bounded contrast",
+                "set winsorize, as to 1e-3, or use a bounded contrast",
                 HeavyTailWarning,
                 3,
             )

@@ -37,18 +37,16 @@ def save_leakage_plot(report: IdentifiabilityReport, path: str | os.PathLike[str
 def _matrix(axes: Any, half: Any, eta: float) -> None:
     k = len(half)
     off = np.where(np.eye(k, dtype=bool), np.nan, half)
-    finite = off[np.isfinite(off)]
-    top = max(float(finite.max()), 1e-12) if finite.size else 1.0
-    image = axes.imshow(off, cmap="Blues", vmin=0, vmax=top)
+    # The whole of a source is 1, whatever the report: the same colour means the same in two pictures.
+    image = axes.imshow(off, cmap="Blues", vmin=0, vmax=1)
     if k <= _SHOWN:
         for i, j in np.argwhere(~np.eye(k, dtype=bool)):
             text = f"{off[i, j]:.2g}" if np.isfinite(off[i, j]) else "∞"
-            axes.text(
-                j, i, text, ha="center", va="center", fontsize=8, color="white" if off[i, j] > 0.6 * top else _INK
-            )
+            axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if off[i, j] > 0.6 else _INK)
         axes.set(xticks=range(k), yticks=range(k))
+    else:
+        axes.figure.colorbar(image, ax=axes, shrink=0.85)
     axes.set(xlabel="source", ylabel="estimate", title=f"Leakage not excluded, η = {eta:.3g}")
-    axes.figure.colorbar(image, ax=axes, shrink=0.85)
 
 
 def _intervals(axes: Any, sampling: Any, half: Any) -> None:
@@ -64,8 +62,8 @@ def _intervals(axes: Any, sampling: Any, half: Any) -> None:
     axes.hlines(y, -half[i, j], half[i, j], color=_ALL, lw=6, label="sampling and perturbation")
     axes.hlines(y, -sampling[i, j], sampling[i, j], color=_SAMPLING, lw=2.5, label="sampling alone")
     axes.axvline(0, color=_INK, lw=0.8)
-    axes.set(yticks=y, yticklabels=[f"{b} in {a}" for a, b in zip(i, j, strict=True)], ylim=(len(y) - 0.3, -1.9))
-    axes.legend(loc="upper center", fontsize=8, frameon=False, ncols=2, handlelength=1.2, columnspacing=1)
+    axes.set(yticks=y, yticklabels=[f"{b} in {a}" for a, b in zip(i, j, strict=True)], ylim=(len(y) - 0.3, -0.7))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=8, frameon=False, ncols=2)
 
 
 def _margins(axes: Any, report: IdentifiabilityReport) -> None:

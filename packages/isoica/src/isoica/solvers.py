@@ -7,7 +7,7 @@ With white data Z (k, n), rows ``W`` in O(k) and ``y = WZ`` the objective is ``f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -279,7 +279,10 @@ def symmetric(
     k = len(W)
     best = minimise(pass_, W, contrasts, range(k), tol=tol, max_iter=max_iter, **options)
     for _ in range(k if saddle is not None else 0):
-        better = None if not best.converged or saddle is None else saddle(best.W, best.signs, best.objective)
+        try:
+            better = None if not best.converged or saddle is None else saddle(best.W, best.signs, best.objective)
+        except KeyboardInterrupt:
+            return replace(best, converged=False, interrupted=True)
         if better is None:
             break
         spent = best.n_iter

@@ -81,7 +81,7 @@ def _text(path: Path, delimiter: str) -> tuple[NDArray[np.float64], list[str]]:
             first = next((row for row in csv.reader(file, delimiter=delimiter) if row), [])
         if not first:
             raise IsoICAError(f"{path} is empty; a row a sample is needed")
-        names = [] if all(map(_is_number, first)) else [cell.strip() for cell in first]
+        names = [] if any(map(_is_number, first)) else [cell.strip() for cell in first]
         with path.open(newline="", encoding="utf-8-sig") as file:
             if names:
                 next(row for row in csv.reader(file, delimiter=delimiter) if row)
@@ -103,7 +103,7 @@ def _fault(path: Path, delimiter: str, otherwise: str) -> str:
         reader = csv.reader(file, delimiter=delimiter)
         rows = [(reader.line_num, row) for row in reader if row]
         first = rows[0][1]
-        for line, row in rows if all(map(_is_number, first)) else rows[1:]:
+        for line, row in rows if any(map(_is_number, first)) else rows[1:]:
             if len(row) != len(first):
                 return f"{path}: line {line} has {len(row)} columns, the first {len(first)}"
             for column, cell in enumerate(row, start=1):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import linalg
 from scipy.stats import qmc
 
 from .asymptotics import Margins, margins_from, sensitivity_matrix
@@ -20,10 +21,12 @@ from .errors import IsoICAError
 from .eta_bound import EtaBound, eta_lower_bound
 from .laws import LawLike, nodes_of
 from .rigidity import RigidityConstants, rigidity_constants
+from .solvers import deflation, numpy_pass, symmetric
+from .whitening import moments, white_chunks
 
 __all__ = [
-    "Certificate", "EtaBound", "FirstOrder", "Margins", "RigidityConstants", "certificate", "eta_lower_bound",
-    "first_order", "margins", "rigidity_constants", "sensitivity", "worst_case_perturbation",
+    "Certificate", "EtaBound", "FirstOrder", "Margins", "RigidityConstants", "WhatIf", "certificate", "eta_lower_bound",
+    "first_order", "margins", "rigidity_constants", "sensitivity", "what_if", "worst_case_perturbation",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -180,6 +183,85 @@ def worst_case_perturbation(
     k[:, j] = si * gi - both * sj * dgj * S[:, i]
     k[:, i] = si * dgi * S[:, j] - both * sj * gj
     return k / np.sqrt(np.mean(np.sum(k * k, axis=1)))
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """The worst that a perturbation of size ``eta`` can do to a data set, predicted to first order and carried out.
+
+    pair : (i, j), the leakage of source j into estimate i is the largest. perturbation : k (n, d), ``‖k‖ = 1``.
+    sources : (n, d) before, and perturbed : (n, d) what ICA recovers from ``S + ηk``, in the same order and signs.
+    leakage_predicted, leakage : ``|B_ij|``, ηκ_ij and as it came out. loss_predicted, loss : (d,) ``1 - corr``.
+    """
+
+    pair: tuple[int, int]
+    eta: float
+    perturbation: Array
+    sources: Array
+    perturbed: Array
+    leakage_predicted: float
+    leakage: float
+    loss_predicted: Array
+    loss: Array
+
+
+def what_if(
+    S_hat: ArrayLike,
+    eta: float,
+    contrast: ContrastLike = "logcosh",
+    algorithm: str = "symmetric",
+    pair: tuple[int, int] | None = None,
+    order: Sequence[int] | None = None,
+) -> WhatIf:
+    """Apply the worst-case perturbation to recovered sources and run ICA again: what one could be missing.
+
+    Parameters
+    ----------
+    S_hat : (n, d) recovered sources, moved to the nearest stationary point of the contrast first.
+    eta : size of the perturbation, in [0, 1].
+    pair : (i, j): leak source j into estimate i; None takes the pair with the largest κ.
+    order : for deflation, the position at which each source is extracted; None: as the columns are.
+    """
+    _check_algorithm(algorithm)
+    if not 0 <= eta <= 1:
+        raise IsoICAError(f"eta={eta}; must lie in [0, 1]")
+    S = np.asarray(S_hat, dtype=np.float64)
+    if S.ndim != 2 or S.shape[1] < 2 or not np.isfinite(S).all():
+        raise IsoICAError(f"S_hat must be a finite (n, d) array with d >= 2, got shape {S.shape}")
+    S = _sources(S / S.std(axis=0))
+    names = _per_source(contrast, S.shape[1])
+    contrasts = [_learnt(c, x, np.full(len(x), 1 / len(x))) for c, x in zip(names, S.T, strict=True)]
+    position = np.asarray(range(S.shape[1]) if order is None else order, dtype=np.intp)
+    S = S @ _ica(S, contrasts, algorithm, position).T
+    if pair is None:
+        kappa = sensitivity(S, contrasts, algorithm)
+        pair = divmod(int(np.argmax(kappa)), len(kappa))
+    i, j = pair
+    if algorithm == "deflation" and position[i] > position[j]:
+        i, j = j, i  # a later row inherits the leakage of the earlier one
+    k = worst_case_perturbation(S, contrasts, i, j, algorithm)
+    first = first_order(S, k, contrasts, algorithm, order=position.tolist() if algorithm == "deflation" else None)
+    B = _ica(S + eta * k, contrasts, algorithm, position)
+    perturbed = (S + eta * k - eta * k.mean(axis=0)) @ B.T
+    corr = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(S.T, perturbed.T, strict=True)])
+    return WhatIf(
+        pair, float(eta), k, S, perturbed, float(eta * abs(first.unmixing[pair])), float(abs(B[pair])),
+        eta**2 * first.corr_loss, 1 - corr,
+    )  # fmt: skip
+
+
+def _ica(S: Array, contrasts: Sequence[Contrast], algorithm: str, position: NDArray[np.intp]) -> Array:
+    """``B`` (d, d), the stationary unmixing of ``S`` (n, d) nearest to the identity; rows in the order of S."""
+    d = S.shape[1]
+    mean, cov = moments(S, None, 2**16)
+    K = np.asarray(linalg.inv(linalg.sqrtm(cov).real), dtype=np.float64)
+    chunks = white_chunks(S, mean, K, None, "float64", None)
+    solve = symmetric if algorithm == "symmetric" else deflation
+    sequence = np.argsort(position)
+    found = solve(numpy_pass(chunks), np.eye(d)[sequence], [contrasts[c] for c in sequence], tol=1e-10, max_iter=200)
+    B = np.empty((d, d))
+    B[sequence] = found.W @ K
+    return B * np.where(np.diag(B) < 0, -1.0, 1.0)[:, None]
 
 
 @dataclass(frozen=True)

@@ -16,25 +16,39 @@ Chunks = Callable[[], Iterable[tuple[Array, Array | None]]]
 """Call it for one pass over the white data: blocks ``(k, b)`` with their weights ``(b,)`` (None: all one)."""
 
 
-def moments(X: Array, weights: Array | None, rows: int) -> tuple[Array, Array]:
+Limits = tuple[Array, Array]
+"""Least and largest value (p,) of each column; what lies beyond is moved there."""
+
+
+def limits_of(X: Array, share: float, rows: int = 100_000) -> Limits:
+    """The quantiles ``share`` and ``1 - share`` of the columns of ``X`` (n, p), on a thinned sample of large X."""
+    low, high = np.quantile(X[:: -(-len(X) // rows)], [share, 1 - share], axis=0)
+    return low, high
+
+
+def moments(X: Array, weights: Array | None, rows: int, limits: Limits | None = None) -> tuple[Array, Array]:
     """Weighted mean (p,) and covariance (p, p) of ``X`` (n, p), reading ``rows`` rows at a time."""
     n, p = X.shape
     total = float(n) if weights is None else float(weights.sum())
     mean = np.zeros(p)
-    for part, w in _blocks(X, weights, rows):
+    for part, w in _blocks(X, weights, rows, limits):
         mean += part.sum(axis=0) if w is None else w @ part
     mean /= total
     cov = np.zeros((p, p))
-    for part, w in _blocks(X, weights, rows):
+    for part, w in _blocks(X, weights, rows, limits):
         centred = part - mean
         cov += centred.T @ (centred if w is None else w[:, None] * centred)
     return mean, cov / total
 
 
-def _blocks(X: Array, weights: Array | None, rows: int) -> Iterator[tuple[Array, Array | None]]:
+def _blocks(X: Array, weights: Array | None, rows: int, limits: Limits | None) -> Iterator[tuple[Array, Array | None]]:
     for start in range(0, len(X), rows):
-        part = np.asarray(X[start : start + rows], dtype=np.float64)
-        yield part, None if weights is None else weights[start : start + rows]
+        yield _part(X, start, rows, limits), None if weights is None else weights[start : start + rows]
+
+
+def _part(X: Array, start: int, rows: int, limits: Limits | None) -> Array:
+    part = np.asarray(X[start : start + rows], dtype=np.float64)
+    return part if limits is None else np.clip(part, *limits)
 
 
 def whitening_matrix(cov: Array, n: int, n_components: int | None) -> tuple[Array, int]:
@@ -59,7 +73,15 @@ def whitening_matrix(cov: Array, n: int, n_components: int | None) -> tuple[Arra
     return (vectors * np.where(first < 0, -1.0, 1.0) / np.sqrt(values[:k])).T, rank
 
 
-def white_chunks(X: Array, mean: Array, K: Array, weights: Array | None, dtype: str, batch_size: int | None) -> Chunks:
+def white_chunks(
+    X: Array,
+    mean: Array,
+    K: Array,
+    weights: Array | None,
+    dtype: str,
+    batch_size: int | None,
+    limits: Limits | None = None,
+) -> Chunks:
     """Passes over the white data. Without ``batch_size`` it is stored (k, n); with it, each pass whitens anew."""
     k = len(K)
     w = None if weights is None else weights.astype(dtype)
@@ -67,7 +89,7 @@ def white_chunks(X: Array, mean: Array, K: Array, weights: Array | None, dtype: 
         Z = np.empty((k, len(X)), dtype=dtype)
         step = max(1, 2**22 // max(k, X.shape[1]))
         for start in range(0, len(X), step):
-            Z[:, start : start + step] = K @ (np.asarray(X[start : start + step], dtype=np.float64) - mean).T
+            Z[:, start : start + step] = K @ (_part(X, start, step, limits) - mean).T
         width = max(512, 2**15 // k)  # three such blocks stay in the second-level cache
 
         def stored() -> Iterator[tuple[Array, Array | None]]:
@@ -78,7 +100,7 @@ def white_chunks(X: Array, mean: Array, K: Array, weights: Array | None, dtype: 
 
     def streamed() -> Iterator[tuple[Array, Array | None]]:
         for start in range(0, len(X), batch_size):
-            part = np.asarray(X[start : start + batch_size], dtype=np.float64)
+            part = _part(X, start, batch_size, limits)
             yield (
                 np.ascontiguousarray((K @ (part - mean).T).astype(dtype)),
                 (None if w is None else w[start : start + batch_size]),
