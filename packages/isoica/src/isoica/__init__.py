@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .autoencoder import IsometricAutoencoder
     from .contrasts import Contrast
     from .errors import HeavyTailWarning, IsoICAError, ModelFileError, UnidentifiedWarning
     from .linear import PerturbedICA
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives. Resolved on first use, so that `isoica --help` imports neither numpy nor scikit-learn.
 _HOME = {
+    "autoencoder": ["IsometricAutoencoder"],
     "contrasts": ["Contrast"],
     "errors": ["HeavyTailWarning", "IsoICAError", "ModelFileError", "UnidentifiedWarning"],
     "linear": ["PerturbedICA"],
@@ -30,6 +32,7 @@ __all__ = [
     "HeavyTailWarning",
     "IdentifiabilityReport",
     "IsoICAError",
+    "IsometricAutoencoder",
     "ModelFileError",
     "NearIsometricICA",
     "NearIsometryReport",
