@@ -76,9 +76,13 @@ class NearIsometryReport:
 
     def to_text(self) -> str:
         """A page to read."""
-        verdict = "a deviation from isometry" if self.deviation_detected else "no deviation from isometry detected"
+        if np.isnan(self.theta_floor):
+            verdict = "what noise alone gives is not known"
+        else:
+            found = "a deviation from isometry" if self.deviation_detected else "no deviation from isometry detected"
+            verdict = f"floor {self.theta_floor:.4f}: {found}"
         lines = [
-            f"embedding: theta = {self.theta:.4f} +- {self.theta_stderr:.4f}, floor {self.theta_floor:.4f}: {verdict}",
+            f"embedding: theta = {self.theta:.4f} +- {self.theta_stderr:.4f}, {verdict}",
             "  one-sided: the mixing may be further from isometry than its best chart shows; no data can exclude it.",
             f"  if theta is all: within {self.residual:.4f} of affine in the latents (K = {self.k_aff:.3f}, L/l = "
             f"{self.stretch:.3f}), for linear ICA a perturbation eta <= {self.eta:.4f}",
