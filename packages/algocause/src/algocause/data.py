@@ -226,11 +226,15 @@ def _columns(X: Any, env: Any) -> tuple[tuple[Hashable, ...], list[NDArray[Any]]
     if hasattr(X, "columns") and hasattr(X, "iloc"):
         if isinstance(env, Hashable) and env is not None:
             if env not in X.columns:
-                raise DataError(f"there is no column {env!r} to read environments from: columns are {_shown(X.columns)}")
+                raise DataError(
+                    f"there is no column {env!r} to read environments from: columns are {_shown(X.columns)}"
+                )
             env, X = X[env], X.drop(columns=env)
         names = tuple(X.columns)
         if len(set(names)) < len(names):
-            raise DataError(f"column names occur twice: {_shown(sorted({str(c) for c in names if names.count(c) > 1}))}")
+            raise DataError(
+                f"column names occur twice: {_shown(sorted({str(c) for c in names if names.count(c) > 1}))}"
+            )
         columns = [X.iloc[:, j].to_numpy() for j in range(len(names))]
     else:
         array = np.asarray(X)

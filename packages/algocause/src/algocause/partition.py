@@ -121,9 +121,7 @@ def agglomerate(
     links = links or Links.of(len(stats))
     code = PartitionCode.of(part_code, len(stats), theta)
     items = [sum_of([stats[i] for i in group]) for group in links.groups]
-    total, labels = agglomerate_items(
-        items, links.sizes, code.size_bits, code.count_bits, links.apart, cost_fn
-    )
+    total, labels = agglomerate_items(items, links.sizes, code.size_bits, code.count_bits, links.apart, cost_fn)
     return float(total), links.unpacked(labels)
 
 

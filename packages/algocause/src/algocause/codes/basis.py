@@ -30,9 +30,7 @@ class Nig:
     uses_anm_asymmetry = True
 
 
-def design(
-    data: EnvData, code: Nig, standardize: bool = True, precision: NDArray[np.float64] | None = None
-) -> Design:
+def design(data: EnvData, code: Nig, standardize: bool = True, precision: NDArray[np.float64] | None = None) -> Design:
     """n_basis columns a variable: the standardised variable and bumps at its quantiles from 3 to 97 %, centred."""
     moments, scale = standardised(data.moments, standardize)
     centre = data.moments.location_scale()[0] if standardize else np.zeros(data.d)

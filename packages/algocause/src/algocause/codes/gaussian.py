@@ -123,5 +123,3 @@ def refuse_collinear(moments: Moments, names: tuple[object, ...]) -> None:
 def header_bits(d: int) -> float:
     """The location and scale constants of d variables, two doubles each."""
     return 64.0 * 2 * d
-
-

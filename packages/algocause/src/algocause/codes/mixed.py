@@ -42,9 +42,7 @@ def design(
         columns.append(block)
         places.append(np.arange(start, start + block.shape[1]))
         start += block.shape[1]
-    moments, scale = standardised(
-        Moments.by_environment(np.hstack(columns), data.env, data.n_envs), standardize
-    )
+    moments, scale = standardised(Moments.by_environment(np.hstack(columns), data.env, data.n_envs), standardize)
     step = np.ones(data.d) if precision is None else np.broadcast_to(np.asarray(precision, dtype=float), (data.d,))
     prior = Bge(code.alpha_mu).prior
     return Design(

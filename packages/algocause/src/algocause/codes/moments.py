@@ -231,5 +231,3 @@ def _exact(
         total, label = partition_dp(cost, n.size)
         return total + count_bits[0], label
     return partition_dp_by_count(cost, n.size, count_bits)
-
-

@@ -72,5 +72,3 @@ def ln_nml_memo(n: float, K: float, memo: NDArray[np.float64]) -> float:
 
 def new_memo(n: int) -> NDArray[np.float64]:
     return np.full(n + 1, np.nan)
-
-
