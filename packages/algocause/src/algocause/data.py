@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,14 @@ class Moments:
         """Moments of the rows of X (n, p); n = 0 gives zeros."""
         mean = X.mean(axis=0) if len(X) else np.zeros(X.shape[1])
         centred = X - mean
-        return cls(np.float64(len(X)), mean, centred.T @ centred)
+        return cls(np.array(float(len(X))), mean, centred.T @ centred)
 
     @classmethod
     def by_environment(cls, X: NDArray[np.float64], env: NDArray[np.intp], n_envs: int) -> Moments:
         """Moments of each environment: n (N,), mean (N, p), scatter (N, p, p). `env` holds codes 0..N-1."""
         order = np.argsort(env, kind="stable")
         ends = np.searchsorted(env[order], np.arange(n_envs + 1))
-        return cls.stack([cls.of(X[order[a:b]]) for a, b in zip(ends[:-1], ends[1:], strict=True)])
+        return cls.stack([cls.of(X[order[a:b]]) for a, b in pairwise(ends)])
 
     @classmethod
     def stack(cls, groups: Sequence[Moments]) -> Moments:
@@ -226,14 +227,12 @@ def _columns(X: Any, env: Any) -> tuple[tuple[Hashable, ...], list[NDArray[Any]]
     if hasattr(X, "columns") and hasattr(X, "iloc"):
         if isinstance(env, Hashable) and env is not None:
             if env not in X.columns:
-                raise DataError(
-                    f"there is no column {env!r} to read environments from: columns are {_shown(X.columns)}"
-                )
+                raise DataError(f"there is no column {env!r} of environments: the columns are {_shown(X.columns)}")
             env, X = X[env], X.drop(columns=env)
         names = tuple(X.columns)
         if len(set(names)) < len(names):
             raise DataError(
-                f"column names occur twice: {_shown(sorted({str(c) for c in names if names.count(c) > 1}))}"
+                f"column names occur twice: {_shown(dict.fromkeys(c for c in names if names.count(c) > 1))}"
             )
         columns = [X.iloc[:, j].to_numpy() for j in range(len(names))]
     else:
@@ -302,8 +301,7 @@ def _missing(column: NDArray[Any]) -> int:
     if column.dtype.kind != "O":
         return 0
     return sum(
-        x is None or (isinstance(x, float | np.floating) and not np.isfinite(x)) or x != x  # noqa: PLR0124 (NA, NaT)
-        for x in column.tolist()
+        x is None or (isinstance(x, float | np.floating) and not np.isfinite(x)) or x != x for x in column.tolist()
     )
 
 

@@ -47,10 +47,14 @@ class PartitionCode:
 
 @dataclass(frozen=True)
 class Links:
-    """What is known of a partition: `groups` of items that share a block, and which groups may not (`apart`)."""
+    """What is known of a partition: `groups` of items that share a block, and which groups may not (`apart`).
+
+    `home` is the group of each item.
+    """
 
     groups: Blocks
     apart: NDArray[np.bool_]
+    home: NDArray[np.intp]
 
     @classmethod
     def of(
@@ -65,30 +69,39 @@ class Links:
             old, new = max(label[i], label[j]), min(label[i], label[j])
             label = [new if x == old else x for x in label]
         groups = blocks_of(label)
-        home = {item: g for g, group in enumerate(groups) for item in group}
+        home = np.empty(n, dtype=np.intp)
+        for g, group in enumerate(groups):
+            home[list(group)] = g
         apart = np.zeros((len(groups), len(groups)), dtype=np.bool_)
         for i, j in cannot:
             if home[i] == home[j]:
                 raise DataError(f"environments {i} and {j} must share a mechanism and cannot share it")
             apart[home[i], home[j]] = apart[home[j], home[i]] = True
-        return cls(groups, apart)
+        return cls(groups, apart, home)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
         return np.array([len(group) for group in self.groups], dtype=np.int64)
 
-    def unpacked(self, labels: Sequence[int] | NDArray[np.int64]) -> Blocks:
-        """Blocks of items from the label of each group."""
-        of_item = {item: int(labels[g]) for g, group in enumerate(self.groups) for item in group}
-        return blocks_of([of_item[i] for i in range(len(of_item))])
+    def spread(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The label of each item from that of its group."""
+        return labels if len(self.groups) == len(self.home) else labels[self.home]
 
 
-def blocks_of(labels: Iterable[int]) -> Blocks:
+def blocks_of(labels: Iterable[Any]) -> Blocks:
     """Blocks of equal labels, as sorted tuples in the order of their smallest items."""
-    found: dict[int, list[int]] = {}
+    found: dict[Any, list[int]] = {}
     for item, label in enumerate(labels):
-        found.setdefault(int(label), []).append(item)
+        found.setdefault(label, []).append(item)
     return tuple(tuple(block) for block in found.values())
+
+
+def labels_of(blocks: Blocks) -> NDArray[np.int64]:
+    """The number of each item's block."""
+    labels = np.empty(sum(len(block) for block in blocks), dtype=np.int64)
+    for b, block in enumerate(blocks):
+        labels[list(block)] = b
+    return labels
 
 
 def optimal_partition(block_cost: NDArray[np.float64], n_items: int) -> tuple[float, Blocks]:
@@ -118,11 +131,22 @@ def agglomerate(
     From singletons merge the pair that saves most (smallest indices on ties) down to one block, keep the best
     partition met, then move single items once where that is shorter. The total includes the partition code.
     """
-    links = links or Links.of(len(stats))
     code = PartitionCode.of(part_code, len(stats), theta)
+    total, labels = best_partition(stats, cost_fn, code, links or Links.of(len(stats)), exact=False)
+    return total, blocks_of(labels.tolist())
+
+
+def best_partition(
+    stats: Sequence[Any], cost_fn: Callable[[Any], float], code: PartitionCode, links: Links, exact: bool
+) -> tuple[float, NDArray[np.int64]]:
+    """Bits with the partition code, and the block of each item, for any statistics that can be added."""
     items = [sum_of([stats[i] for i in group]) for group in links.groups]
-    total, labels = agglomerate_items(items, links.sizes, code.size_bits, code.count_bits, links.apart, cost_fn)
-    return float(total), links.unpacked(labels)
+    if not exact:
+        total, labels = agglomerate_items(items, links.sizes, code.size_bits, code.count_bits, links.apart, cost_fn)
+    else:
+        costs = block_costs_of_items(items, links.sizes, code.size_bits, links.apart, cost_fn)
+        total, labels = partition_dp_by_count(costs, len(items), code.count_bits)
+    return float(total), links.spread(labels)
 
 
 def merge(a: Any, b: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The local score s(v, S) = L_pa(S) + min over partitions of [L_part + Σ_B L_mech(B)], and its cache for the searches."""
+"""The local score s(v, S) = L_pa(S) + min_Π [L_part(Π) + Σ_{B∈Π} L_mech(B)], and its cache for the searches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from .codes import basis, discrete, gaussian, mixed, split
 from .codes.graph_codes import parent_set_bits
+from .codes.moments import Design
 from .data import EnvData, sum_of
 from .errors import DataError, LimitError
-from .partition import EXACT_LIMIT, Blocks, Links, PartitionCode, agglomerate, optimal_partition
+from .partition import EXACT_LIMIT, Blocks, Links, PartitionCode, best_partition, blocks_of
 
+Request = tuple[int, tuple[int, ...]]  # a variable and its parents, sorted
 CODES = {
     "gaussian": ("bge", "bic"),
     "discrete": ("qnml", "fnml", "bdeu", "kt", "bic", "fc"),
@@ -59,7 +61,7 @@ class Scorer:
     links: Mapping[int, Links]
     exact: bool
     n_jobs: int = 1
-    cache: dict[tuple[int, tuple[int, ...]], tuple[float, Blocks]] = field(default_factory=dict, repr=False)
+    cache: dict[Request, tuple[float, NDArray[np.int64]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -98,9 +100,7 @@ class Scorer:
         n_items = max([len(found.groups) for found in links.values()] + [0 if len(links) == data.d else data.n_envs])
         optimal = n_items <= exact_partition_max if exact == "auto" else bool(exact)
         if optimal and n_items > EXACT_LIMIT:
-            raise LimitError(
-                f"exact partitions of {n_items} environments: the limit is {EXACT_LIMIT}; use exact=False to agglomerate"
-            )
+            raise LimitError(f"exact partitions of {n_items} environments: the limit is {EXACT_LIMIT}; use exact=False")
         if precision is not None and not np.all(np.asarray(precision, dtype=float) > 0):
             raise DataError(f"precision must be positive, not {precision}")
         design = read_design(data, chosen, standardize, precision)
@@ -122,18 +122,16 @@ class Scorer:
 
     def partition(self, v: int, parents: tuple[int, ...]) -> tuple[tuple[Hashable, ...], ...]:
         """The partition behind `score`, in blocks of environment labels."""
-        return self._labelled(self._best(v, parents)[1])
+        return self._labelled(blocks_of(self._best(v, parents)[1]))
 
-    def scores(self, requests: Sequence[tuple[int, tuple[int, ...]]]) -> NDArray[np.float64]:
+    def scores(self, requests: Sequence[Request]) -> NDArray[np.float64]:
         """`score` of every (v, parents), on `n_jobs` threads: the compiled loops release the interpreter's lock."""
         missing = [request for request in dict.fromkeys(requests) if request not in self.cache]
         if self.n_jobs == 1 or len(missing) < 2:
-            for v, parents in missing:
-                self._best(v, parents)
+            self._fill(missing)
         else:
-            shares = [missing[i :: self.n_jobs] for i in range(self.n_jobs)]
             with ThreadPoolExecutor(self.n_jobs) as pool:
-                list(pool.map(lambda share: [self._best(v, parents) for v, parents in share], shares))
+                list(pool.map(self._fill, [missing[i :: self.n_jobs] for i in range(self.n_jobs)]))
         return np.array([self.cache[request][0] for request in requests])
 
     def local(self, v: int, parents: tuple[int, ...], partition: Blocks | None = None) -> LocalScore:
@@ -141,7 +139,7 @@ class Scorer:
         parent_bits = parent_set_bits(self.data.d, len(parents))
         if isinstance(self.design, split.SplitDesign):
             return self._local_split(v, parents, partition, parent_bits)
-        blocks = self._best(v, parents)[1] if partition is None else partition
+        blocks = blocks_of(self._best(v, parents)[1]) if partition is None else partition
         block_bits = tuple(self.design.block_bits(v, parents, blocks))
         partition_bits = self.part_code.bits([len(block) for block in blocks])
         mechanism_bits = float(sum(block_bits))
@@ -163,10 +161,7 @@ class Scorer:
             slots = dict.fromkeys(split.SLOTS if parents else ("intercept", "noise"), partition)
             bits = inf
         partition_bits = sum(self.part_code.bits([len(block) for block in blocks]) for blocks in slots.values())
-        if partition is None:
-            mechanism_bits = bits - partition_bits
-        else:
-            mechanism_bits = self.design.slot_bits(v, parents, slots)
+        mechanism_bits = bits - partition_bits if partition is None else self.design.slot_bits(v, parents, slots)
         return LocalScore(
             bits=mechanism_bits + partition_bits + parent_bits,
             mechanism_bits=mechanism_bits,
@@ -177,13 +172,24 @@ class Scorer:
             components={slot: self._labelled(blocks) for slot, blocks in slots.items()},
         )
 
-    def _best(self, v: int, parents: tuple[int, ...]) -> tuple[float, Blocks]:
+    def _best(self, v: int, parents: tuple[int, ...]) -> tuple[float, NDArray[np.int64]]:
         key = (v, parents)
         found = self.cache.get(key)
         if found is None:
-            bits, blocks = self.design.partition(v, parents, self.part_code, self._links(v), self.exact)
-            found = self.cache[key] = (bits + parent_set_bits(self.data.d, len(parents)), blocks)
+            bits, labels = self.design.partition(v, parents, self.part_code, self._links(v), self.exact)
+            found = self.cache[key] = (bits + parent_set_bits(self.data.d, len(parents)), labels)
         return found
+
+    def _fill(self, requests: Sequence[Request]) -> None:
+        if not isinstance(self.design, Design):
+            for v, parents in requests:
+                self._best(v, parents)
+            return
+        for key in {v if v in self.links else -1 for v, _ in requests}:
+            chosen = [r for r in requests if (r[0] if r[0] in self.links else -1) == key]
+            bits, labels = self.design.partitions(chosen, self.part_code, self.links[key], self.exact)
+            for request, b, row in zip(chosen, bits, labels, strict=True):
+                self.cache[request] = (float(b) + parent_set_bits(self.data.d, len(request[1])), row)
 
     def _links(self, v: int) -> Links:
         return self.links[v] if v in self.links else self.links[-1]
@@ -310,7 +316,7 @@ def read_design(data: EnvData, code: Any, standardize: bool, precision: Any) -> 
         (split.SplitBic, split),
     ):
         if isinstance(code, kinds):
-            return module.design(data, code, standardize, precision)  # type: ignore[attr-defined]
+            return module.design(data, code, standardize, precision)
     return OtherDesign.read(data, code)
 
 
@@ -327,25 +333,9 @@ class OtherDesign:
 
     def partition(
         self, node: int, parents: tuple[int, ...], code: PartitionCode, links: Links, exact: bool
-    ) -> tuple[float, Blocks]:
-        """The best partition of the environments for one (node, parents): its bits with the partition code, and blocks."""
-        theta = 2.0 ** -(code.size_bits[1]) if code.name == "crp" else 1.0
-        if not exact or code.name != "crp":
-            return agglomerate(self.stats, lambda stat: self.code.bits(stat, node, parents), theta, code.name, links)
-        items = [sum_of([self.stats[i] for i in group]) for group in links.groups]
-        m = len(items)
-        cost = np.full(1 << m, inf)
-        for mask in range(1, 1 << m):
-            inside = [i for i in range(m) if mask >> i & 1]
-            if not links.apart[np.ix_(inside, inside)].any():
-                size = int(links.sizes[inside].sum())
-                bits = self.code.bits(sum_of([items[i] for i in inside]), node, parents)
-                cost[mask] = bits + code.size_bits[size]
-        total, blocks = optimal_partition(cost, m)
-        labels = np.empty(m, dtype=np.int64)
-        for b, block in enumerate(blocks):
-            labels[list(block)] = b
-        return total + float(code.count_bits[1]), links.unpacked(labels)
+    ) -> tuple[float, NDArray[np.int64]]:
+        """Bits of the best partition for one (node, parents), with the partition code, and each environment's block."""
+        return best_partition(self.stats, lambda stat: float(self.code.bits(stat, node, parents)), code, links, exact)
 
     def block_bits(self, node: int, parents: tuple[int, ...], blocks: Blocks) -> list[float]:
         """Bits of the mechanism of each block."""

@@ -32,7 +32,7 @@ class Nig:
 
 def design(data: EnvData, code: Nig, standardize: bool = True, precision: NDArray[np.float64] | None = None) -> Design:
     """n_basis columns a variable: the standardised variable and bumps at its quantiles from 3 to 97 %, centred."""
-    moments, scale = standardised(data.moments, standardize)
+    scale = standardised(data.moments, standardize)[1]
     centre = data.moments.location_scale()[0] if standardize else np.zeros(data.d)
     Z = (data.rows() - centre) / scale
     k = code.n_basis
@@ -46,8 +46,8 @@ def design(data: EnvData, code: Nig, standardize: bool = True, precision: NDArra
     return Design(
         kind=NIG,
         moments=Moments.by_environment(columns, data.env, data.n_envs),
-        as_parent=tuple(np.arange(j * k, (j + 1) * k) for j in range(data.d)),
-        as_child=tuple(np.array([j * k]) for j in range(data.d)),
+        as_parent=tuple(tuple(range(j * k, (j + 1) * k)) for j in range(data.d)),
+        as_child=tuple((j * k,) for j in range(data.d)),
         log2_scale=np.log2(scale) - np.log2(step),
         parent_prior=prior,
         child_prior=2 * NOISE_SCALE,

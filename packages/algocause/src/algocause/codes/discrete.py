@@ -102,10 +102,10 @@ class Tables:
 
     def partition(
         self, node: int, parents: tuple[int, ...], code: PartitionCode, links: Links, exact: bool
-    ) -> tuple[float, Blocks]:
-        """The best partition of the environments for one (node, parents): its bits with the partition code, and blocks."""
+    ) -> tuple[float, NDArray[np.int64]]:
+        """Bits of the best partition for one (node, parents), with the partition code, and each environment's block."""
         if self._too_large(node, parents):
-            return inf, links.unpacked([0] * len(links.groups))
+            return inf, np.zeros(self.n_envs, dtype=np.int64)
         tables, args = self._count(node, parents)
         if len(links.groups) < self.n_envs:
             tables = np.array([tables[list(group)].sum(axis=0) for group in links.groups])
@@ -115,7 +115,7 @@ class Tables:
             )
         else:
             total, labels = _agglomerate(tables, links.sizes, code.size_bits, code.count_bits, links.apart, args)
-        return float(total), links.unpacked(labels)
+        return float(total), links.spread(labels)
 
     def block_bits(self, node: int, parents: tuple[int, ...], blocks: Blocks) -> list[float]:
         """Bits of the mechanism of each block."""
@@ -209,7 +209,7 @@ def table_bits(stat: NDArray[np.float64], args: Any) -> float:
         if row == 0.0:
             continue
         n += row
-        if kind == BDEU or kind == KT:
+        if kind in (BDEU, KT):
             nats += lgamma(row + alpha * r) - lgamma(alpha * r)
             for x in range(r):
                 t = stat[j * r + x]

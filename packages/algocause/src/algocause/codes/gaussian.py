@@ -82,7 +82,7 @@ def design(
         refuse_collinear(moments, data.names)
     step = np.ones(data.d) if precision is None else np.broadcast_to(np.asarray(precision, dtype=float), (data.d,))
     floor = np.zeros(data.d) if precision is None else (step / scale) ** 2 / 12
-    own = tuple(np.array([j]) for j in range(data.d))
+    own = tuple((j,) for j in range(data.d))
     return Design(
         kind=code.kind,
         moments=moments,

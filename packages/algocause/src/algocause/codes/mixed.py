@@ -1,4 +1,7 @@
-"""Continuous and discrete variables together: the degenerate Gaussian score on one-hot columns (Andrews et al. 2019)."""
+"""Continuous and discrete variables together: the degenerate Gaussian score on one-hot columns.
+
+Andrews, Ramsey & Cooper (2019), with the Bayesian evidence in place of the BIC.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def design(
         else:
             block = X[:, [j]]
         columns.append(block)
-        places.append(np.arange(start, start + block.shape[1]))
+        places.append(tuple(range(start, start + block.shape[1])))
         start += block.shape[1]
     moments, scale = standardised(Moments.by_environment(np.hstack(columns), data.env, data.n_envs), standardize)
     step = np.ones(data.d) if precision is None else np.broadcast_to(np.asarray(precision, dtype=float), (data.d,))
@@ -50,7 +53,7 @@ def design(
         moments=moments,
         as_parent=tuple(places),
         as_child=tuple(places),
-        log2_scale=np.array([np.log2(scale[c]).sum() for c in places]) - np.log2(step),
+        log2_scale=np.array([np.log2(scale[list(c)]).sum() for c in places]) - np.log2(step),
         parent_prior=np.full(start, prior),
         child_prior=prior,
         mean_weight=code.alpha_mu,

@@ -6,6 +6,7 @@ R = prior + C + (n·a/(n+a))·x̄x̄ᵀ, where C is the centred scatter of the b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, lgamma, log, pi, sqrt
 from typing import Any
@@ -28,6 +29,7 @@ from ..partition import (
 
 LN2 = log(2.0)
 BGE, BIC, NIG = 0, 1, 2
+GREEDY, EXACT, EXACT_BY_COUNT = range(3)
 COLLINEAR = 1e-12  # a squared pivot below this part of the diagonal is rounding
 NIG_SHAPE = 1.0  # a0 of the inverse gamma prior; its scale b0 is half the child's prior
 
@@ -46,8 +48,8 @@ class Design:
 
     kind: int
     moments: Moments
-    as_parent: tuple[NDArray[np.intp], ...]
-    as_child: tuple[NDArray[np.intp], ...]
+    as_parent: tuple[tuple[int, ...], ...]
+    as_child: tuple[tuple[int, ...], ...]
     log2_scale: NDArray[np.float64]
     parent_prior: NDArray[np.float64]
     child_prior: float
@@ -61,39 +63,45 @@ class Design:
 
     def partition(
         self, node: int, parents: tuple[int, ...], code: PartitionCode, links: Links, exact: bool
-    ) -> tuple[float, Blocks]:
-        """The best partition of the environments for one (node, parents): its bits with the partition code, and blocks."""
+    ) -> tuple[float, NDArray[np.int64]]:
+        """Bits of the best partition for one (node, parents), with the partition code, and each environment's block."""
+        bits, labels = self.partitions([(node, parents)], code, links, exact)
+        return float(bits[0]), labels[0]
+
+    def partitions(
+        self, requests: Sequence[tuple[int, tuple[int, ...]]], code: PartitionCode, links: Links, exact: bool
+    ) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
+        """`partition` of many (node, parents) in one compiled call, which holds no lock."""
         m = self._moments_of(links)
-        cols, args = self._request(node, parents)
-        if exact:
-            total, labels = _exact(
-                m.n, m.mean, m.scatter, cols, links.sizes, code.size_bits, code.count_bits, links.apart,
-                code.name == "crp", args,
-            )  # fmt: skip
-        else:
-            total, labels = _agglomerate(
-                m.n, m.mean, m.scatter, cols, links.sizes, code.size_bits, code.count_bits, links.apart, args
-            )
-        return total + self._jacobian(node, self.moments.n.sum()), links.unpacked(labels)
+        columns: list[int] = []
+        shape = np.empty((len(requests), 3), dtype=np.int64)
+        for i, (node, parents) in enumerate(requests):
+            start = len(columns)
+            for p in parents:
+                columns += self.as_parent[p]
+            s = len(columns) - start
+            columns += self.as_child[node]
+            shape[i] = start, s, node
+        mode = EXACT_BY_COUNT if exact and code.name != "crp" else EXACT if exact else GREEDY
+        bits, labels = _partitions(
+            m.n, m.mean, m.scatter, np.array(columns, dtype=np.intp), shape, self.kind, self.parent_prior,
+            self.child_prior, self.mean_weight, self.floor, links.sizes, code.size_bits, code.count_bits, links.apart,
+            mode,
+        )  # fmt: skip
+        return bits + self.moments.n.sum() * self.log2_scale[shape[:, 2]], [links.spread(row) for row in labels]
 
     def block_bits(self, node: int, parents: tuple[int, ...], blocks: Blocks) -> list[float]:
         """Bits of the mechanism of each block, in the units of the data."""
-        cols, args = self._request(node, parents)
-        merged = self.moments.columns(cols).merged(blocks)
+        before = [c for p in parents for c in self.as_parent[p]]
+        columns = [*before, *self.as_child[node]]
+        prior = self.parent_prior[columns]
+        prior[len(before) :] = self.child_prior
+        args = (self.kind, len(before), prior, self.mean_weight, float(self.floor[node]))
+        merged = self.moments.columns(columns).merged(blocks)
         return [
-            float(moment_bits(packed(merged[b]), args)) + self._jacobian(node, merged.n[b]) for b in range(len(blocks))
+            float(moment_bits(packed(merged[b]), args) + merged.n[b] * self.log2_scale[node])
+            for b in range(len(blocks))
         ]
-
-    def _jacobian(self, node: int, n: Any) -> float:
-        return float(n * self.log2_scale[node])
-
-    def _request(self, node: int, parents: tuple[int, ...]) -> tuple[NDArray[np.intp], Any]:
-        before = [self.as_parent[p] for p in parents]
-        cols = np.concatenate([*before, self.as_child[node]])
-        s = sum(len(c) for c in before)
-        prior = self.parent_prior[cols]
-        prior[s:] = self.child_prior
-        return cols, (self.kind, s, prior, self.mean_weight, float(self.floor[node]))
 
     def _moments_of(self, links: Links) -> Moments:
         if len(links.groups) == len(self.moments.n):
@@ -177,57 +185,54 @@ def moment_bits(stat: NDArray[np.float64], args: Any) -> float:
     return nats / LN2
 
 
-@njit(cache=True, nogil=True)
-def _packed_columns(
-    n: NDArray[np.float64], mean: NDArray[np.float64], scatter: NDArray[np.float64], cols: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    p = cols.size
-    out = np.empty((n.size, 1 + p + p * p))
-    for e in range(n.size):
-        out[e, 0] = n[e]
-        for i in range(p):
-            out[e, 1 + i] = mean[e, cols[i]]
-            for j in range(p):
-                out[e, 1 + p + i * p + j] = scatter[e, cols[i], cols[j]]
-    return out
-
-
 _agglomerate_items = compiled(agglomerate_items, "moments", merge_moments, moment_bits)
 _block_costs_of_items = compiled(block_costs_of_items, "moments", merge_moments, moment_bits)
 
 
 @njit(cache=True, nogil=True)
-def _agglomerate(
+def _partitions(
     n: NDArray[np.float64],
     mean: NDArray[np.float64],
     scatter: NDArray[np.float64],
-    cols: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    shape: NDArray[np.int64],
+    kind: int,
+    parent_prior: NDArray[np.float64],
+    child_prior: float,
+    mean_weight: float,
+    floor: NDArray[np.float64],
     sizes: NDArray[np.int64],
     size_bits: NDArray[np.float64],
     count_bits: NDArray[np.float64],
     apart: NDArray[np.bool_],
-    args: Any,
+    mode: int,
 ) -> Any:
-    stats = _packed_columns(n, mean, scatter, cols)
-    return _agglomerate_items(stats, sizes, size_bits, count_bits, apart, args)
-
-
-@njit(cache=True, nogil=True)
-def _exact(
-    n: NDArray[np.float64],
-    mean: NDArray[np.float64],
-    scatter: NDArray[np.float64],
-    cols: NDArray[np.intp],
-    sizes: NDArray[np.int64],
-    size_bits: NDArray[np.float64],
-    count_bits: NDArray[np.float64],
-    apart: NDArray[np.bool_],
-    additive: bool,
-    args: Any,
-) -> Any:
-    stats = _packed_columns(n, mean, scatter, cols)
-    cost = _block_costs_of_items(stats, sizes, size_bits, apart, args)
-    if additive:
-        total, label = partition_dp(cost, n.size)
-        return total + count_bits[0], label
-    return partition_dp_by_count(cost, n.size, count_bits)
+    """Bits (R,) and labels (R, N) of R requests; shape (R, 3): first of `columns`, number of parents' columns, node."""
+    bits = np.empty(len(shape))
+    labels = np.empty((len(shape), n.size), dtype=np.int64)
+    for i in range(len(shape)):
+        start, s, node = shape[i]
+        end = shape[i + 1, 0] if i + 1 < len(shape) else columns.size
+        cols = columns[start:end]
+        p = cols.size
+        stats = np.empty((n.size, 1 + p + p * p))
+        prior = np.full(p, child_prior)
+        prior[:s] = parent_prior[cols[:s]]
+        for e in range(n.size):
+            stats[e, 0] = n[e]
+            for j in range(p):
+                stats[e, 1 + j] = mean[e, cols[j]]
+                for k in range(p):
+                    stats[e, 1 + p + j * p + k] = scatter[e, cols[j], cols[k]]
+        args = (kind, s, prior, mean_weight, floor[node])
+        if mode == GREEDY:
+            bits[i], labels[i] = _agglomerate_items(stats, sizes, size_bits, count_bits, apart, args)
+        else:
+            cost = _block_costs_of_items(stats, sizes, size_bits, apart, args)
+            if mode == EXACT:
+                total, label = partition_dp(cost, n.size)
+                total += count_bits[0]
+            else:
+                total, label = partition_dp_by_count(cost, n.size, count_bits)
+            bits[i], labels[i] = total, label
+    return bits, labels

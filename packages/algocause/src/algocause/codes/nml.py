@@ -71,4 +71,5 @@ def ln_nml_memo(n: float, K: float, memo: NDArray[np.float64]) -> float:
 
 
 def new_memo(n: int) -> NDArray[np.float64]:
+    """An empty memo for up to n draws."""
     return np.full(n + 1, np.nan)

@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ..data import EnvData, Moments
-from ..partition import Blocks, Links, PartitionCode, blocks_of
+from ..partition import Blocks, Links, PartitionCode, blocks_of, labels_of
 from .gaussian import VARIANCE_FLOOR, refuse_collinear, standardised
 
 SLOTS = ("intercept", "slope", "noise")
@@ -44,10 +44,10 @@ class SplitDesign:
 
     def partition(
         self, node: int, parents: tuple[int, ...], code: PartitionCode, links: Links, exact: bool
-    ) -> tuple[float, Blocks]:
-        """Bits with the partition codes of all slots, and the common refinement of the three partitions."""
+    ) -> tuple[float, NDArray[np.int64]]:
+        """Bits with the partition codes of all slots, and the common refinement of the three partitions as labels."""
         bits, slots = self.components(node, parents, code, links)
-        return bits, refinement(list(slots.values()))
+        return bits, labels_of(refinement(list(slots.values())))
 
     def components(
         self, node: int, parents: tuple[int, ...], code: PartitionCode, links: Links
@@ -78,7 +78,7 @@ class SplitDesign:
     def slot_bits(self, node: int, parents: tuple[int, ...], slots: dict[str, Blocks]) -> float:
         """Bits of the mechanisms, without the partition codes, for given partitions of the slots."""
         m = self.moments.columns([*parents, node])
-        labels = np.array([_labels(slots.get(slot, slots["intercept"]), len(m.n)) for slot in SLOTS])
+        labels = np.array([labels_of(slots.get(slot, slots["intercept"])) for slot in SLOTS])
         variance = np.ones(len(m.n))
         bits = fit(m.n, m.mean, m.scatter, labels, variance, 50, float(self.floor[node]))
         return float(bits + m.n.sum() * self.log2_scale[node])
@@ -110,15 +110,7 @@ def design(
 
 def refinement(partitions: list[Blocks]) -> Blocks:
     """The coarsest partition finer than each of these."""
-    n = sum(len(block) for block in partitions[0])
-    keys = list(zip(*[_labels(p, n) for p in partitions], strict=True))
-    place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    return blocks_of([place[key] for key in keys])
-
-
-def _labels(blocks: Blocks, n: int) -> list[int]:
-    of = {item: b for b, block in enumerate(blocks) for item in block}
-    return [of[i] for i in range(n)]
+    return blocks_of(zip(*[labels_of(p).tolist() for p in partitions], strict=True))
 
 
 @njit(cache=True, nogil=True)
