@@ -362,3 +362,39 @@ def test_environments_too_small_to_fit_are_joined_under_bic():
     bits, labels = Scorer.of(data, "gaussian", "bic").design.partition(0, (1, 2), code, Links.of(3), False)
     assert np.isfinite(bits)
     assert len(set(labels.tolist())) == 1
+
+
+@pytest.mark.parametrize(("name", "ess"), [("kt", None), ("bdeu", 1.0), ("bdeu", 3.0)])
+def test_dirichlet_evidence_is_the_sum_of_sequential_predictives(name, ess):
+    rng = np.random.default_rng(13)
+    rows = np.column_stack([rng.integers(k, size=60) for k in (2, 3, 3)])
+    code = DiscreteCode(name, ess=ess or 1.0)
+    alpha = 0.5 if ess is None else ess / (2 * 3 * 3)
+    counts, bits = np.zeros((2, 3, 3)), 0.0
+    for a, b, x in rows:
+        bits -= log2((counts[a, b, x] + alpha) / (counts[a, b].sum() + 3 * alpha))
+        counts[a, b, x] += 1
+    assert code.bits(code.stats(rows, (2, 3, 3)), 2, (0, 1)) == pytest.approx(bits, rel=1e-12)
+
+
+def test_discrete_bic_is_the_maximum_likelihood_and_half_a_logarithm_a_parameter():
+    rng = np.random.default_rng(14)
+    rows = np.column_stack([rng.integers(k, size=60) for k in (2, 3)])
+    table = np.histogram2d(*rows.T, bins=(2, 3))[0]
+    likelihood = -(table * np.log2(table / table.sum(axis=1, keepdims=True))).sum()
+    code = DiscreteCode("bic")
+    assert code.bits(code.stats(rows, (2, 3)), 1, (0,)) == pytest.approx(likelihood + 2 * 2 / 2 * log2(60), rel=1e-12)
+
+
+def test_codes_registered_as_entry_points_are_found_by_name(monkeypatch):
+    class Point:
+        name = "outside"
+
+        def load(self):
+            return Bge
+
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda group: [Point()] if group == "algocause.codes" else []
+    )
+    X = np.random.default_rng(15).normal(size=(30, 2))
+    assert local_score(X, None, 0, (1,), code="outside").bits == local_score(X, None, 0, (1,)).bits

@@ -178,6 +178,7 @@ def bad_data():
     yield X, [None, *env[1:]], "1 missing label"
     yield X[0], None, r"shape \(3,\)"
     yield X[:1], None, "1 row"
+    yield frame.assign(b=pd.array([None, *range(19)], dtype="Int64")), env, r"missing or infinite values \('b': 1\)"
     yield frame.assign(b="text"), env, r"not numbers \('b': 20\)"
     yield frame, "lab", "no column 'lab' of environments"
     yield frame.set_axis(["a", "a", "c"], axis=1), env, "twice: 'a'"

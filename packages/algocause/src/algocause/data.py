@@ -301,7 +301,10 @@ def _missing(column: NDArray[Any]) -> int:
     if column.dtype.kind != "O":
         return 0
     return sum(
-        x is None or (isinstance(x, float | np.floating) and not np.isfinite(x)) or x != x for x in column.tolist()
+        x is None
+        or type(x).__name__ in ("NAType", "NaTType")  # pandas' own, without importing it
+        or (isinstance(x, float | np.floating) and not np.isfinite(x))
+        for x in column.tolist()
     )
 
 

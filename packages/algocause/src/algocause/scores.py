@@ -25,6 +25,7 @@ CODES = {
     "basis": ("nig",),
     "mixed": ("bge",),
 }  # the first is the default
+PROPER_CODE = {"gaussian": "bge", "discrete": "fnml", "basis": "nig", "mixed": None}  # what may bound a description
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ q is the number of possible parent configurations and r that of values; only con
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, lgamma, log, log2
+from math import inf, lgamma, log, log2, prod
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ DENSE_LIMIT = 1 << 16  # cells up to which a table is counted without looking wh
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of codes with multiplicities: what the discrete codes need of rows; `a + b` are the rows of both."""
+    """Rows of codes: what the discrete codes need of one block; `a + b` are the rows of both."""
 
     rows: NDArray[np.intp]
     arities: tuple[int, ...]
@@ -77,9 +77,9 @@ class DiscreteCode:
 
     def bits(self, stats: Table, node: int, parents: tuple[int, ...]) -> float:
         """Bits of one block's column `node` given its columns `parents`."""
-        env = np.zeros(len(stats.rows), dtype=np.intp)
-        tables, args = count_tables(stats.rows, env, 1, stats.arities, node, parents, self, new_memo(len(env)))
-        return float(table_bits(tables[0], args))
+        n = len(stats.rows)
+        block = Tables(self, stats.rows, np.zeros(n, dtype=np.intp), np.ones(n), 1, stats.arities, new_memo(n))
+        return block.block_bits(node, parents, ((0,),))[0]
 
 
 KINDS = {"qnml": QNML, "fnml": FNML, "bdeu": BDEU, "kt": KT, "bic": BIC, "fc": FC}
@@ -87,18 +87,22 @@ KINDS = {"qnml": QNML, "fnml": FNML, "bdeu": BDEU, "kt": KT, "bic": BIC, "fc": F
 
 @dataclass(frozen=True)
 class Tables:
-    """The discrete data of all environments and the code that reads them."""
+    """The discrete data of all environments and the code that reads them.
+
+    rows : (m, d) codes, env : (m,) environments, weight : (m,) how often this row occurs there.
+    """
 
     code: DiscreteCode
     rows: NDArray[np.intp]
     env: NDArray[np.intp]
+    weight: NDArray[np.float64]
     n_envs: int
     arities: tuple[int, ...]
     memo: NDArray[np.float64]
 
     @property
     def n_per_env(self) -> NDArray[np.float64]:
-        return np.bincount(self.env, minlength=self.n_envs).astype(float)
+        return np.bincount(self.env, self.weight, minlength=self.n_envs).astype(float)
 
     def partition(
         self, node: int, parents: tuple[int, ...], code: PartitionCode, links: Links, exact: bool
@@ -125,67 +129,62 @@ class Tables:
         return [float(table_bits(tables[list(block)].sum(axis=0), args)) for block in blocks]
 
     def _count(self, node: int, parents: tuple[int, ...]) -> tuple[NDArray[np.float64], Any]:
-        return count_tables(self.rows, self.env, self.n_envs, self.arities, node, parents, self.code, self.memo)
+        """Counts (n_envs, observed configurations · r) and the arguments of `table_bits`."""
+        r = self.arities[node]
+        sizes = [self.arities[p] for p in parents]
+        q = prod(sizes)
+        strides = np.array([prod(sizes[:i]) for i in range(len(sizes))], dtype=np.intp)
+        config = pack(self.rows, np.array(parents, dtype=np.intp), strides)
+        observed = q
+        if q * r > max(DENSE_LIMIT // self.n_envs, r):
+            found, config = np.unique(config, return_inverse=True)
+            observed = len(found)
+        tables = count(config, self.rows[:, node], self.env, self.weight, self.n_envs, observed, r)
+        if observed == q and q > 1:
+            tables = tables[:, tables.sum(axis=(0, 2)) > 0]
+        option = self.code.ess if self.code.kind == BDEU else float(self.code.resolution)
+        flat = np.ascontiguousarray(tables.reshape(self.n_envs, -1))
+        return flat, (self.code.kind, r, float(q), option, self.memo)
 
     def _too_large(self, node: int, parents: tuple[int, ...]) -> bool:
         return sum(log2(self.arities[c]) for c in (*parents, node)) > log2(TABLE_LIMIT)
 
 
 def design(data: EnvData, code: DiscreteCode) -> Tables:
-    """Levels of every column as codes."""
+    """Levels of every column as codes; rows that occur several times in an environment are stored once."""
     rows = np.ascontiguousarray(data.rows().astype(np.intp))
-    return Tables(code, rows, data.env, data.n_envs, data.arities, new_memo(data.n))
-
-
-def count_tables(
-    rows: NDArray[np.intp],
-    env: NDArray[np.intp],
-    n_envs: int,
-    arities: tuple[int, ...],
-    node: int,
-    parents: tuple[int, ...],
-    code: DiscreteCode,
-    memo: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], Any]:
-    """Counts (n_envs, observed configurations · r) and the arguments of `table_bits`."""
-    r = arities[node]
-    q = 1
-    strides = []
-    for p in parents:
-        strides.append(q)
-        q *= arities[p]
-    columns = np.array([*parents, node], dtype=np.intp)
-    packed = pack(rows, columns, np.array([*strides, 0], dtype=np.intp))
-    if q * r <= max(DENSE_LIMIT // n_envs, r):
-        observed = q
-    else:
-        found, packed = np.unique(packed, return_inverse=True)
-        observed = len(found)
-    tables = count(packed, rows[:, node], env, n_envs, observed, r)
-    if observed == q and q > 1:
-        tables = tables[:, tables.sum(axis=(0, 2)) > 0]
-    option = code.ess if code.kind == BDEU else float(code.resolution)
-    return np.ascontiguousarray(tables.reshape(n_envs, -1)), (code.kind, r, float(q), option, memo)
+    env, weight = data.env, np.ones(len(rows))
+    if data.n_envs * prod(data.arities) < 2**62:
+        key = np.ravel_multi_index((env, *rows.T), (data.n_envs, *data.arities))
+        _, first, counts = np.unique(key, return_index=True, return_counts=True)
+        rows, env, weight = rows[first], env[first], counts.astype(float)
+    return Tables(code, rows, env, weight, data.n_envs, data.arities, new_memo(data.n))
 
 
 @njit(cache=True, nogil=True)
-def pack(rows: NDArray[np.intp], columns: NDArray[np.intp], strides: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The configuration of the parents in each row as one number; the last column, the node, is left out."""
+def pack(rows: NDArray[np.intp], parents: NDArray[np.intp], strides: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The configuration of the parents in each row as one number."""
     out = np.zeros(rows.shape[0], dtype=np.int64)
     for i in range(rows.shape[0]):
-        for c in range(columns.size - 1):
-            out[i] += strides[c] * rows[i, columns[c]]
+        for c in range(parents.size):
+            out[i] += strides[c] * rows[i, parents[c]]
     return out
 
 
 @njit(cache=True, nogil=True)
 def count(
-    parents: NDArray[np.intp], child: NDArray[np.intp], env: NDArray[np.intp], n_envs: int, q: int, r: int
+    config: NDArray[np.intp],
+    child: NDArray[np.intp],
+    env: NDArray[np.intp],
+    weight: NDArray[np.float64],
+    n_envs: int,
+    q: int,
+    r: int,
 ) -> NDArray[np.float64]:
     """Counts (n_envs, q, r)."""
     out = np.zeros((n_envs, q, r))
-    for i in range(parents.size):
-        out[env[i], parents[i], child[i]] += 1.0
+    for i in range(config.size):
+        out[env[i], config[i], child[i]] += weight[i]
     return out
 
 

@@ -285,34 +285,51 @@ def _greedy(
         if slot != 1 or p > 0:
             codes[slot] = _partition_bits(labels[slot], sizes, size_bits, count_bits)
     total = fit(n, mean, scatter, labels, variance, FROM_SCRATCH, floor) + codes.sum()
+    gain = np.full(3 * N * N, inf)  # bits saved by joining class v to class u of a slot; stale until computed again
+    for slot in range(3):
+        for u in range(N):
+            for v in range(N):
+                if v <= u or (slot == 1 and p == 0):
+                    gain[(slot * N + u) * N + v] = -inf
     while True:
-        best, best_labels, best_variance, best_codes = total - 1e-9, labels, variance, codes
-        for slot in range(3):
-            if slot == 1 and p == 0:
-                continue
-            for u in range(N):
-                if not np.any(labels[slot] == u):
-                    continue
-                for v in range(u + 1, N):
-                    if not np.any(labels[slot] == v):
-                        continue
-                    trial = labels.copy()
-                    for e in range(N):
-                        if trial[slot, e] == v:
-                            trial[slot, e] = u
-                    if _clash(trial, apart, p):
-                        continue
-                    trial_variance = variance.copy()
-                    trial_codes = codes.copy()
-                    trial_codes[slot] = _partition_bits(trial[slot], sizes, size_bits, count_bits)
-                    bits = fit(n, mean, scatter, trial, trial_variance, WARM, floor) + trial_codes.sum()
-                    if bits < best:
-                        best, best_labels, best_variance, best_codes = bits, trial, trial_variance, trial_codes
-        if best_labels is labels:
-            break
-        labels, variance, codes = best_labels, best_variance, best_codes
+        fresh = np.zeros(3 * N * N, dtype=np.bool_)
+        while True:
+            # Gains mostly fall as classes join, so the largest is looked at first; before stopping, all are.
+            best = int(np.argmax(gain))
+            if fresh[best] and gain[best] <= 1e-9:
+                stale = np.where(fresh | (gain == -inf), -1, np.arange(3 * N * N))
+                if stale.max() < 0:
+                    break
+                best = int(stale.max())
+            elif fresh[best]:
+                break
+            slot, u, v = best // (N * N), best // N % N, best % N
+            trial = _joined(labels, slot, u, v)
+            if _clash(trial, apart, p):
+                gain[best] = -1e300
+            else:
+                trial_variance = variance.copy()
+                after = _partition_bits(trial[slot], sizes, size_bits, count_bits) - codes[slot]
+                bits = fit(n, mean, scatter, trial, trial_variance, WARM, floor) + codes.sum() + after
+                gain[best] = total - bits
+            fresh[best] = True
+        if gain[best] <= 1e-9:
+            return total, labels
+        slot, u, v = best // (N * N), best // N % N, best % N
+        labels = _joined(labels, slot, u, v)
+        codes[slot] = _partition_bits(labels[slot], sizes, size_bits, count_bits)
         total = fit(n, mean, scatter, labels, variance, FROM_SCRATCH, floor) + codes.sum()
-    return total, labels
+        for w in range(N):
+            gain[(slot * N + v) * N + w] = gain[(slot * N + w) * N + v] = -inf
+
+
+@njit(cache=True, nogil=True)
+def _joined(labels: NDArray[np.int64], slot: int, u: int, v: int) -> NDArray[np.int64]:
+    out = labels.copy()
+    for e in range(labels.shape[1]):
+        if out[slot, e] == v:
+            out[slot, e] = u
+    return out
 
 
 @njit(cache=True, nogil=True)
