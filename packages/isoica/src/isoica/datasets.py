@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
 from .errors import IsoICAError
+from .factors import load_dsprites, load_shapes3d
 from .images import make_images
 from .laws import LawLike, as_law, cycle, generator
 from .mixings import DeepIsometry, make_near_isometric
@@ -17,7 +18,7 @@ from .perturbations import canonical_part, mixing_matrix, rms
 from .signals import load_image_patches, load_speech, saturating_microphones
 
 __all__ = [
-    "DeepIsometry", "canonical_part", "load_image_patches", "load_speech", "make_images", "make_near_isometric",
+    "DeepIsometry", "canonical_part", "load_dsprites", "load_image_patches", "load_shapes3d", "load_speech", "make_images", "make_near_isometric",
     "make_perturbed_linear", "make_sources", "measure_preserving_flow", "saturating_microphones",
 ]  # fmt: skip
 
