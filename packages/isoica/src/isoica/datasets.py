@@ -18,8 +18,9 @@ from .perturbations import canonical_part, mixing_matrix, rms
 from .signals import load_image_patches, load_speech, saturating_microphones
 
 __all__ = [
-    "DeepIsometry", "canonical_part", "load_dsprites", "load_image_patches", "load_shapes3d", "load_speech", "make_images", "make_near_isometric",
-    "make_perturbed_linear", "make_sources", "measure_preserving_flow", "saturating_microphones",
+    "DeepIsometry", "canonical_part", "load_dsprites", "load_image_patches", "load_shapes3d", "load_speech",
+    "make_images", "make_near_isometric", "make_perturbed_linear", "make_sources", "measure_preserving_flow",
+    "saturating_microphones",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
