@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 
+from . import storage
 from .asymptotics import Diagnostics, diagnose
 from .contrasts import LOGCOSH, Array, Contrast, minimax_contrast, reflect, resolve
 from .errors import HeavyTailWarning, IsoICAError, ModelFileError, UnidentifiedWarning
@@ -243,42 +242,25 @@ class PerturbedICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """Write the fitted model to an ``.npz`` file without pickle, by renaming a finished temporary file."""
         check_is_fitted(self)
         parameters = {k: _plain(v) for k, v in self.get_params(deep=False).items()}
-        header = {"format": _FORMAT, "parameters": parameters, "state": {k: _plain(getattr(self, k)) for k in _SCALARS}}
-        arrays = {name: getattr(self, name) for name in (*_ARRAYS, "extraction_order_")}
+        header: dict[str, Any] = {"parameters": parameters, "state": {k: _plain(getattr(self, k)) for k in _SCALARS}}
         if hasattr(self, "feature_names_in_"):
             header["feature_names"] = [str(x) for x in self.feature_names_in_]
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, header=np.array(json.dumps(header)), **arrays)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        storage.write(path, _FORMAT, header, {name: getattr(self, name) for name in (*_ARRAYS, "extraction_order_")})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PerturbedICA:
         """The model that :meth:`save` wrote. Raises ModelFileError for any other file."""
+        header, arrays = storage.read(path, _FORMAT)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                header = json.loads(str(file["header"]))
-                if header.get("format") != _FORMAT:
-                    raise ModelFileError(
-                        f"{path} holds {header.get('format')!r}, not a model of PerturbedICA ({_FORMAT})"
-                    )
-                model = cls(**header["parameters"])
-                for name in (*_ARRAYS, "extraction_order_"):
-                    setattr(model, name, file[name])
-        except ModelFileError:
-            raise
-        except FileNotFoundError:
-            raise ModelFileError(f"{path} does not exist; give the path of a saved model") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+            model = cls(**header["parameters"])
+            for name in (*_ARRAYS, "extraction_order_"):
+                setattr(model, name, arrays[name])
+            for name, value in header["state"].items():
+                setattr(model, name, value)
+            if "feature_names" in header:
+                model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"{path} is not a saved PerturbedICA model: {error}") from None
-        for name, value in header["state"].items():
-            setattr(model, name, value)
-        if "feature_names" in header:
-            model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
         model._sources = None
         return model
 
