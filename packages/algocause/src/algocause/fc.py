@@ -243,10 +243,10 @@ def bivariate_gaussian(
     for i in range(1, most[cause] + 1):
         _, chosen, taken = select_codewords(rule_cause, i)
         alone[i] = bits_cause[rows, taken].sum(), (list(chosen), taken)
-    for k in product(range(1, most[effect] + 1), range(1, most[2] + 1)):
-        if k_max is None or sum(k) < k_max:
-            second, third = _select_pairs(rule_effect, *k)
-            coupled[k] = bits_effect[rows, second[1], third[1]].sum(), second, third
+    for j, q in product(range(1, most[effect] + 1), range(1, most[2] + 1)):
+        if k_max is None or j + q < k_max:
+            second, third = _select_pairs(rule_effect, j, q)
+            coupled[j, q] = bits_effect[rows, second[1], third[1]].sum(), second, third
 
     points = []
     for (i, (bits, first)), ((j, q), (more_bits, second, third)) in product(alone.items(), coupled.items()):
