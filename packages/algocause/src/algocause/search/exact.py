@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ..errors import LimitError
+from ..errors import DataError, LimitError
 from .knowledge import Knowledge
 
 Score = Callable[[int, tuple[int, ...]], float]
@@ -85,7 +85,7 @@ def score_table(
     bits = np.full((d, 1 << max(d - 1, 0)), np.inf)
     for v, sets_of_v in enumerate(requests):
         if not sets_of_v:
-            raise LimitError(f"variable {v} must have more than max_parents = {most} parents")
+            raise DataError(f"variable {v} is required to have more parents than max_parents = {most}")
         asked = [(v, parents) for _, parents in sets_of_v]
         found = batch(asked) if batch else [score(*request) for request in asked]
         bits[v, [mask for mask, _ in sets_of_v]] = found
