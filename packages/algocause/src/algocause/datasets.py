@@ -213,9 +213,7 @@ def _by_mechanism(env: IntArray, shifted: NDArray[np.bool_]) -> Iterable[IntArra
     # Rows of the environments that keep the reference mechanism, then of each that shifts.
     yield np.flatnonzero(~shifted[env])
     for e in np.flatnonzero(shifted):
-        rows = np.flatnonzero(env == e)
-        if len(rows):
-            yield rows
+        yield np.flatnonzero(env == e)
 
 
 def _truth(
