@@ -84,6 +84,9 @@ def boss(
         raise DataError(f"candidates must be {d} sets, one a variable, not {len(candidates)}")
     if order is not None and sorted(order) != list(range(d)):
         raise DataError(f"order must hold each of 0..{d - 1} once")
+    for v, must in enumerate(required):
+        if max_parents is not None and must.bit_count() > max_parents:
+            raise DataError(f"variable {v} is required to have more parents than max_parents = {max_parents}")
     rng = np.random.default_rng(random_state)
     if state is None:
         start = rng.permutation(d).tolist() if order is None else list(order)

@@ -130,14 +130,14 @@ def _best_bits(table: ScoreTable) -> float:
     return float(_best_sinks(best)[0][-1])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _without(mask: int, v: int) -> int:
     # The mask over all variables, v not among them, as a mask over the others.
     low = (1 << v) - 1
     return (mask & low) | ((mask >> 1) & ~low)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _best_parents(bits, best, choice):  # type: ignore[no-untyped-def]
     # best[S] = min over subsets of S, from S itself and S without one member.
     for s in range(len(bits)):
@@ -153,7 +153,7 @@ def _best_parents(bits, best, choice):  # type: ignore[no-untyped-def]
         best[s], choice[s] = lowest, where
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, nogil=True)
 def _best_sinks(best):  # type: ignore[no-untyped-def]
     # total[W]: bits of the best graph on W; its sink takes its best parents within the rest.
     d = len(best)
