@@ -6,8 +6,9 @@ N environments, of which the first is the reference; mechanisms shift independen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import e, lgamma, log, log2
+from math import e, log2
 
+from .codes.partition_codes import crp_bits
 from .errors import DataError
 
 
@@ -47,8 +48,4 @@ def expected_margin(
     parameters = dim * log_rows(sizes_m) - dim_x * log_rows(sizes_x) - dim_y * log_rows(sizes_y)
     # Each fitted parameter takes half a nat off the data, more of them the more mechanisms there are.
     fit = (dim * len(sizes_m) - dim_x * len(sizes_x) - dim_y * len(sizes_y)) * log2(e)
-    return (parameters - fit) / 2 + 2 * _crp_bits(sizes_m) - _crp_bits(sizes_x) - _crp_bits(sizes_y)
-
-
-def _crp_bits(sizes: Sequence[int]) -> float:
-    return (lgamma(sum(sizes) + 1) - sum(lgamma(size) for size in sizes)) / log(2)
+    return (parameters - fit) / 2 + 2 * crp_bits(sizes_m) - crp_bits(sizes_x) - crp_bits(sizes_y)
