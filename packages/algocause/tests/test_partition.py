@@ -142,3 +142,16 @@ def test_moments_of_parts_add_to_the_moments_of_the_whole_far_from_zero(seed, pa
     assert total.n == 60
     np.testing.assert_allclose(total.mean, X.mean(axis=0), rtol=1e-14)
     np.testing.assert_allclose(total.scatter, centred.T @ centred, rtol=1e-7, atol=1e-7)
+
+
+def test_split_mechanisms_that_must_differ_differ_in_one_slot_at_least():
+    rng = np.random.default_rng(5)
+    env = np.repeat(np.arange(4), 50)
+    X = rng.normal(size=(200, 2))
+    free = Scorer.of(EnvData.read(X, env), components="split")
+    assert free.partition(1, (0,)) == ((0, 1, 2, 3),)
+    bound = Scorer.of(EnvData.read(X, env), components="split", cannot_link={1: [(0, 3)]}, must_link={1: [(1, 3)]})
+    home = {e: b for b, block in enumerate(bound.partition(1, (0,))) for e in block}
+    assert home[0] != home[3] == home[1]
+    assert bound.score(1, (0,)) > free.score(1, (0,))
+    assert sum(len(blocks) for blocks in bound.local(1, (0,)).components.values()) == 4

@@ -225,7 +225,7 @@ class EnvData:
 
 def _columns(X: Any, env: Any) -> tuple[tuple[Hashable, ...], list[NDArray[Any]], Any]:
     if hasattr(X, "columns") and hasattr(X, "iloc"):
-        if isinstance(env, Hashable) and env is not None:
+        if isinstance(env, Hashable) and not isinstance(env, tuple) and env is not None:
             if env not in X.columns:
                 raise DataError(f"there is no column {env!r} of environments: the columns are {_shown(X.columns)}")
             env, X = X[env], X.drop(columns=env)

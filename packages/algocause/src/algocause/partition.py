@@ -159,15 +159,18 @@ def cost(stat: Any, args: Any) -> float:
     return float(args(stat))
 
 
-def compiled(loop: Any, family: str, merge: Any, cost: Any) -> Any:
-    """One of the loops below compiled with a family's own `merge` and `cost` in place of the two above.
+def compiled(family: str, merge: Any, cost: Any) -> tuple[Any, Any]:
+    """`agglomerate_items` and `block_costs_of_items` compiled with a family's own `merge` and `cost`.
 
-    A copy with other globals, since numba keeps no compiled code on disk for functions that are given functions.
+    Copies with other globals, since numba keeps no compiled code on disk for functions that are given functions.
+    Who changes these loops must delete __pycache__: numba looks at the age of the calling module alone.
     """
-    names = {**loop.__globals__, "merge": merge, "cost": cost}
-    twin = FunctionType(loop.__code__, names, loop.__name__)
-    twin.__module__, twin.__qualname__ = loop.__module__, f"{loop.__qualname__}_{family}"
-    return njit(cache=True, nogil=True)(twin)
+    names = {**globals(), "merge": merge, "cost": cost}
+    for loop in (merge_pairs, move_singles, agglomerate_items, block_costs_of_items):
+        twin = FunctionType(loop.__code__, names, loop.__name__)
+        twin.__module__, twin.__qualname__ = loop.__module__, f"{loop.__name__}_{family}"
+        names[loop.__name__] = njit(cache=True, nogil=True)(twin)
+    return names["agglomerate_items"], names["block_costs_of_items"]
 
 
 def agglomerate_items(
@@ -182,6 +185,21 @@ def agglomerate_items(
 
     Returns the total bits and a label for each item.
     """
+    total, label = merge_pairs(stats, sizes, size_bits, count_bits, forbidden, args)
+    if isinf(total) or len(stats) < 3:
+        return total, label
+    return move_singles(stats, sizes, size_bits, count_bits, forbidden, args, label)
+
+
+def merge_pairs(
+    stats: Any,
+    sizes: NDArray[np.int64],
+    size_bits: NDArray[np.float64],
+    count_bits: NDArray[np.float64],
+    forbidden: NDArray[np.bool_],
+    args: Any,
+) -> Any:
+    """From singletons down to one block, always by the merge that saves most; the best partition on the way."""
     m = len(stats)
     merged = stats.copy()
     weight = sizes.copy()
@@ -228,13 +246,28 @@ def agglomerate_items(
                 if weight[i] > 0 and i != u and not apart[i, u]:
                     joint = cost(merge(merged[u], merged[i]), args) + size_bits[weight[u] + weight[i]]
                     pair[min(i, u), max(i, u)] = joint
-    if isinf(best_total) or m < 3:
-        return best_total, best_label
+    return best_total, best_label
 
-    # One pass of moves of single items, from the statistics of the items themselves: moments cannot be subtracted.
-    label = best_label
+
+def move_singles(
+    stats: Any,
+    sizes: NDArray[np.int64],
+    size_bits: NDArray[np.float64],
+    count_bits: NDArray[np.float64],
+    forbidden: NDArray[np.bool_],
+    args: Any,
+    start: NDArray[np.int64],
+) -> Any:
+    """One pass that moves each item to another block or to a new one where that is shorter.
+
+    The rest of its block is summed anew: moments cannot be subtracted without cancellation.
+    """
+    m = len(stats)
+    merged = stats.copy()
+    label = start.copy()
+    weight = np.zeros_like(sizes)
+    bits = np.empty(m)
     k = 0
-    weight[:] = 0
     for i in range(m):
         slot = label[i]
         merged[slot] = stats[i] if weight[slot] == 0 else merge(merged[slot], stats[i])

@@ -87,7 +87,8 @@ class Scorer:
 
         code : a name of CODES[family], "auto" for the first, a name in the entry-point group `algocause.codes`, or a
             code object. exact : whether partitions are optimal; "auto" for at most `exact_partition_max` environments.
-        components : "joint", or "split" for partitions of intercept, slopes and noise apart (gaussian, bic).
+        components : "joint", or "split" for partitions of intercept, slopes and noise apart (gaussian, bic), which
+            are always found greedily.
         precision : resolution of each variable, a number or (d,); the default 1 leaves densities.
         must_link, cannot_link : for a column, pairs of environments that share its mechanism or do not.
         options : bge_alpha_mu, bdeu_ess, n_basis, resolution.

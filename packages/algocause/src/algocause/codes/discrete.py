@@ -18,8 +18,6 @@ from ..partition import (
     Blocks,
     Links,
     PartitionCode,
-    agglomerate_items,
-    block_costs_of_items,
     compiled,
     partition_dp,
     partition_dp_by_count,
@@ -155,7 +153,8 @@ def design(data: EnvData, code: DiscreteCode) -> Tables:
     rows = np.ascontiguousarray(data.rows().astype(np.intp))
     env, weight = data.env, np.ones(len(rows))
     if data.n_envs * prod(data.arities) < 2**62:
-        key = np.ravel_multi_index((env, *rows.T), (data.n_envs, *data.arities))
+        strides = np.array([prod(data.arities[:i]) for i in range(data.d)], dtype=np.intp)
+        key = env * prod(data.arities) + pack(rows, np.arange(data.d), strides)
         _, first, counts = np.unique(key, return_index=True, return_counts=True)
         rows, env, weight = rows[first], env[first], counts.astype(float)
     return Tables(code, rows, env, weight, data.n_envs, data.arities, new_memo(data.n))
@@ -261,8 +260,7 @@ def _grid_nats(counts: NDArray[np.float64], m: int) -> float:
     return nats
 
 
-_agglomerate_items = compiled(agglomerate_items, "tables", merge_tables, table_bits)
-_block_costs_of_items = compiled(block_costs_of_items, "tables", merge_tables, table_bits)
+_agglomerate_items, _block_costs_of_items = compiled("tables", merge_tables, table_bits)
 
 
 @njit(cache=True, nogil=True)

@@ -20,8 +20,6 @@ from ..partition import (
     Blocks,
     Links,
     PartitionCode,
-    agglomerate_items,
-    block_costs_of_items,
     compiled,
     partition_dp,
     partition_dp_by_count,
@@ -185,8 +183,7 @@ def moment_bits(stat: NDArray[np.float64], args: Any) -> float:
     return nats / LN2
 
 
-_agglomerate_items = compiled(agglomerate_items, "moments", merge_moments, moment_bits)
-_block_costs_of_items = compiled(block_costs_of_items, "moments", merge_moments, moment_bits)
+_agglomerate_items, _block_costs_of_items = compiled("moments", merge_moments, moment_bits)
 
 
 @njit(cache=True, nogil=True)
